@@ -1,0 +1,1 @@
+"""puppetmaster: one command on thousands of devices over MQTT."""

@@ -1,0 +1,71 @@
+"""Where the broker is: a value that checks itself when made."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """A broker's address as in ``mqtt://user:password@host:port`` (``mqtts://`` for TLS).
+
+    :param ca_file: the certificates to trust with ``mqtts``; none means those of the system.
+    """
+
+    host: str = "localhost"
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca_file: Path | None = None
+
+    @classmethod
+    def parse(cls, url: str, ca_file: Path | None = None) -> BrokerAddress:
+        """Read a URL; ``host`` and ``host:port`` alone are taken as ``mqtt://``.
+
+        :raises ValueError: when a part of it can't be used; the message says which.
+        """
+        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise ValueError(f"the scheme must be mqtt or mqtts, not {parts.scheme!r}")
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError("nothing may follow the port")
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError("the port must be a number from 1 to 65535") from None
+        if port == 0:
+            raise ValueError("the port must be a number from 1 to 65535")
+        return cls(
+            host=parts.hostname,
+            port=port or _DEFAULT_PORTS[parts.scheme],
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            tls=parts.scheme == "mqtts",
+            ca_file=ca_file,
+        )
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The TLS context to connect with, or none for a plain connection."""
+        if not self.tls:
+            return None
+        return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+
+    def url(self, *, secret: bool = False) -> str:
+        """The address as a URL; the password only when ``secret`` is true, else ``***``."""
+        user = ""
+        if self.username:
+            password = quote(self.password, safe="") if self.password and secret else "***"
+            user = quote(self.username, safe="") + (f":{password}" if self.password else "") + "@"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{user}{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.url()

@@ -1,0 +1,396 @@
+"""One MQTT connection on the running asyncio loop, over gmqtt.
+
+What gmqtt leaves to its user is done here, once, for everything that speaks on the bus from a loop: it connects
+again by itself, keeps what was published until the broker has it, and respects the number of messages that the
+broker takes at a time. The Sanji SDK has a connection of its own (:mod:`puppetmaster.edges.connection`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gmqtt
+from gmqtt.mqtt.constants import MQTTv50, MQTTv311
+from gmqtt.storage import PersistentStorage
+
+from puppetmaster.address import BrokerAddress
+from puppetmaster.errors import BusError
+
+logger = logging.getLogger(__name__)
+
+# gmqtt tells of every packet and warns of every broken connection; what matters of it is said here.
+logging.getLogger("gmqtt").setLevel(logging.CRITICAL)
+
+KEEPALIVE = 30
+"""Seconds of silence after which a ping tells whether the broker is still there."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for a connection, and for the broker's word on a subscription."""
+
+MQTT5_TIMEOUT = 2.0
+"""Seconds after which a broker that says nothing to MQTT 5 is spoken to in 3.1.1: amqtt leaves us waiting."""
+
+FIRST_DELAY, MAX_DELAY = 0.1, 5.0
+"""Seconds between attempts to connect: the first, doubled each time up to the last."""
+
+SESSION_EXPIRY = 7 * 24 * 3600
+"""Seconds that the broker keeps a persistent session for us (MQTT 5)."""
+
+MAX_PACKET = 4 * 1024 * 1024
+"""Bytes of the largest packet that we take (MQTT 5). gmqtt gathers a packet in a buffer that it copies for every
+64 KiB, so that one of 100 MB would stop the loop for tens of seconds."""
+
+_REFUSED_VERSION = (1, 132)
+
+MessageHandler = Callable[[str, bytes], "Awaitable[None] | None"]
+"""Gets topic and payload. A coroutine function's message is acknowledged to the broker when it returns, and not at
+all when it raises; a plain function's message is acknowledged before the call."""
+
+
+@dataclass(slots=True, eq=False)
+class _Publication:
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    done: Callable[[], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes for us when the connection breaks."""
+
+    topic: str
+    payload: bytes
+    retain: bool = True
+
+
+class _Outbox(PersistentStorage):  # type: ignore[misc]
+    """gmqtt's view of what is not acknowledged; ours is told of every acknowledgement and sends again itself."""
+
+    def __init__(self, acknowledged: Callable[[int], None]) -> None:
+        super().__init__()
+        self._acknowledged = acknowledged
+        self.last_id = 0
+
+    def push_message(self, mid: int, raw_package: bytes) -> None:
+        self.last_id = mid
+
+    def remove_message_by_mid(self, mid: int) -> None:
+        self._acknowledged(mid)
+
+
+class _Client(gmqtt.Client):  # type: ignore[misc]
+    """gmqtt's client without its own reconnecting: a fresh one is made for each connection."""
+
+    async def reconnect(self, delay: bool = False) -> None:
+        return None
+
+
+class Bus:
+    """A connection that heals itself.
+
+    :param topics: subscribed after every connect, at QoS 1.
+    :param persistent: keep the session at the broker while we are away (needs a stable ``client_id``).
+    :param on_connect: called after every connect with the broker's session-present flag.
+    :param on_disconnect: called when an established connection breaks.
+
+    What is published while there is no connection is kept and sent when there is one (QoS 1 and 2).
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str,
+        on_message: MessageHandler,
+        *,
+        topics: Sequence[str] = (),
+        persistent: bool = False,
+        on_connect: Callable[[bool], None] | None = None,
+        on_disconnect: Callable[[], None] | None = None,
+        will: Will | None = None,
+    ) -> None:
+        self.address = address
+        self.client_id = client_id
+        self.connected = False
+        self._topics = list(topics)
+        self._persistent = persistent
+        self._on_message = on_message
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._will = will
+        self._client: _Client | None = None
+        self._outbox = _Outbox(self._acknowledged)
+        self._waiting: deque[_Publication] = deque()
+        self._unacknowledged: dict[int, _Publication] = {}
+        self._version = MQTTv50
+        self._lost = asyncio.Event()
+        self._up = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._subscribed: dict[int, asyncio.Future[None]] = {}
+        self._supervisor: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Connect, and stay connected until :meth:`close`.
+
+        :param timeout: seconds to wait for the first connection; none waits for ever.
+        :raises BusError: when there is no connection by then; the message says why.
+        """
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"bus-{self.client_id}")
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout)
+        except asyncio.TimeoutError:
+            await self.close(drain=0)
+            raise BusError(f"no connection to the broker at {self.address} within {timeout:g} s") from None
+
+    async def close(self, drain: float = 2.0) -> None:
+        """Say goodbye to the broker, after at most ``drain`` seconds for what is still on its way out."""
+        if self.connected and drain:
+            await self.flush(drain)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        self.connected = False
+        if self._client is not None:
+            await self._discard(self._client)
+            self._client = None
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until the broker has all that was published; false when it has not after ``timeout`` seconds."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    # Speaking
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Publish now, or when the broker takes it; ``done`` is called when the broker has it (at QoS 0: at once).
+
+        A QoS 0 message without a connection is dropped, and ``done`` is not called.
+        """
+        if qos == 0:
+            if self.connected and self._client is not None:
+                self._client.publish(topic, payload, qos=0, retain=retain)
+                if done is not None:
+                    done()
+            return
+        self._waiting.append(_Publication(topic, payload, qos, retain, done))
+        self._idle.clear()
+        self._pump()
+
+    def forget(self, topics: set[str]) -> None:
+        """Drop what waits to be published on these topics."""
+        self._waiting = deque(entry for entry in self._waiting if entry.topic not in topics)
+        self._check_idle()
+
+    async def subscribe(self, topic: str) -> None:
+        """Subscribe to one more topic, now and after every reconnect; returns when the broker confirmed it.
+
+        :raises BusError: when it does not within 10 s.
+        """
+        if topic in self._topics:
+            return
+        self._topics.append(topic)
+        if not self.connected or self._client is None:
+            return
+        try:
+            await asyncio.wait_for(self._send_subscribe(self._client, [topic]), CONNECT_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise BusError(f"the broker did not confirm the subscription to {topic}") from None
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Take a subscription back; unknown topics are ignored."""
+        if topic not in self._topics:
+            return
+        self._topics.remove(topic)
+        if self.connected and self._client is not None:
+            self._client.unsubscribe(topic)
+
+    # The connection
+
+    async def _supervise(self) -> None:
+        delay, last_reason = FIRST_DELAY, ""
+        while True:
+            client = self._make_client()
+            reason = await self._connect(client)
+            if not reason:
+                logger.info("connected to the broker at %s as %s", self.address, self.client_id)
+                delay, last_reason = FIRST_DELAY, ""
+                await self._lost.wait()
+                self._broken()
+                reason = "the connection broke"
+            if reason != last_reason:
+                logger.warning("broker at %s: %s; trying again", self.address, reason)
+                last_reason = reason
+            await self._discard(client)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, MAX_DELAY)
+
+    def _make_client(self) -> _Client:
+        properties: dict[str, Any] = {}
+        if self._version == MQTTv50:
+            # The broker's 20 unacknowledged messages at a time would tie answers to the speed of a commit.
+            properties = {"receive_maximum": 2000, "maximum_packet_size": MAX_PACKET}
+            if self._persistent:
+                properties["session_expiry_interval"] = SESSION_EXPIRY
+        acknowledge_first = not inspect.iscoroutinefunction(self._on_message)
+        will = self._will and gmqtt.Message(self._will.topic, self._will.payload, 1, self._will.retain)
+        client = _Client(
+            self.client_id,
+            clean_session=not self._persistent,
+            optimistic_acknowledgement=acknowledge_first,
+            will_message=will,
+            persistent_storage=self._outbox,
+            **properties,
+        )
+        if self.address.username is not None:
+            client.set_auth_credentials(self.address.username, self.address.password)
+        client.on_message = self._received_first if acknowledge_first else self._received
+        client.on_connect = self._accepted
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = self._confirmed
+        return client
+
+    async def _connect(self, client: _Client) -> str:
+        """Connect and subscribe; the reason when it could not be done."""
+        self._lost.clear()
+        self._client = client
+        self._session_present = False
+        connecting = asyncio.ensure_future(self._dial(client))
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            timeout = MQTT5_TIMEOUT if self._version == MQTTv50 else CONNECT_TIMEOUT
+            await asyncio.wait({connecting, lost}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                self._other_version()
+                return "it closed the connection" if lost.done() else f"no answer within {timeout:g} s"
+            connecting.result()
+            if self._topics:
+                await asyncio.wait_for(self._send_subscribe(client, self._topics), CONNECT_TIMEOUT)
+        except asyncio.TimeoutError:
+            return "it did not confirm the subscriptions"
+        except gmqtt.mqtt.handler.MQTTConnectError as error:
+            if getattr(error, "_code", None) in _REFUSED_VERSION:
+                self._other_version()
+            return str(error)
+        except (OSError, ValueError, OverflowError) as error:
+            return str(error) or type(error).__name__
+        finally:
+            for task in (connecting, lost):
+                task.cancel()
+            await asyncio.gather(connecting, lost, return_exceptions=True)
+        if self._lost.is_set():
+            return "it closed the connection"
+        self._established()
+        return ""
+
+    async def _dial(self, client: _Client) -> None:
+        tls = self.address.ssl_context() or False
+        await client.connect(
+            self.address.host, self.address.port, ssl=tls, keepalive=KEEPALIVE, version=self._version
+        )
+
+    def _other_version(self) -> None:
+        # A broker that speaks MQTT 3.1.1 only closes the connection on a CONNECT of version 5, or says nothing.
+        self._version = MQTTv311 if self._version == MQTTv50 else MQTTv50
+
+    def _established(self) -> None:
+        self.connected = True
+        # Without the session the order of what was out and what waits is kept as well: out first.
+        out = list(self._unacknowledged.values())
+        self._unacknowledged.clear()
+        self._waiting.extendleft(reversed(out))
+        self._pump()
+        self._up.set()
+        if self._on_connect is not None:
+            self._on_connect(self._session_present)
+
+    def _broken(self) -> None:
+        self.connected = False
+        self._up.clear()
+        if self._on_disconnect is not None:
+            self._on_disconnect()
+
+    async def _discard(self, client: _Client) -> None:
+        try:
+            await asyncio.wait_for(client.disconnect(), 1.0)
+        except Exception as error:  # a client in any state of ruin is only to be let go
+            logger.debug("while leaving the broker: %s", error)
+
+    # What gmqtt calls
+
+    def _accepted(self, client: object, session_present: int, result: int, properties: object) -> None:
+        self._session_present = bool(session_present & 1)
+
+    def _disconnected(self, client: object, packet: object, error: object = None) -> None:
+        if client is self._client:
+            self._lost.set()
+
+    def _confirmed(self, client: object, mid: int, qos: object, properties: object) -> None:
+        waiter = self._subscribed.pop(mid, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _send_subscribe(self, client: _Client, topics: Sequence[str]) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        mid = client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in topics])
+        self._subscribed[mid] = waiter
+        return waiter
+
+    async def _received(self, client: object, topic: object, payload: bytes, qos: int, properties: object) -> int:
+        if isinstance(topic, str):
+            await self._on_message(topic, payload)  # type: ignore[misc]
+        return 0
+
+    def _received_first(self, client: object, topic: object, payload: bytes, qos: int, properties: object) -> None:
+        if isinstance(topic, str):
+            self._on_message(topic, payload)
+
+    # What is on its way out
+
+    def _pump(self) -> None:
+        client, outbox = self._client, self._outbox
+        while self._waiting and self.connected and client is not None:
+            entry = self._waiting[0]
+            try:
+                client.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
+            except OverflowError:
+                return  # the broker takes no more for now; each acknowledgement comes back here
+            self._waiting.popleft()
+            self._unacknowledged[outbox.last_id] = entry
+
+    def _acknowledged(self, mid: int) -> None:
+        entry = self._unacknowledged.pop(mid, None)
+        if entry is None:
+            return
+        if entry.done is not None:
+            entry.done()
+        if self._waiting:
+            self._pump()
+        else:
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not self._waiting and not self._unacknowledged:
+            self._idle.set()

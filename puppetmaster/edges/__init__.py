@@ -1,0 +1,1 @@
+"""Ways in: each parses what comes, calls the service and renders what it answers."""

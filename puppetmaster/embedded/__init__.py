@@ -1,0 +1,1 @@
+"""Parts to run puppetmaster without the real ones: a controller, a broker, simulated devices."""

@@ -1,0 +1,148 @@
+"""Every error that puppetmaster raises on purpose.
+
+::
+
+    PuppetmasterError
+    ├── InvalidDocument (ValueError)     400  a body that breaks a rule, with the path to every fault
+    ├── NotFound (LookupError)           404
+    │   ├── JobNotFound
+    │   └── RequestNotFound
+    ├── Conflict                         409  a job's or a request's state forbids it
+    │   ├── IllegalTransition
+    │   └── KeyConflict
+    ├── TooLarge                         413  the body, or what the answer would be
+    ├── StoreUnavailable (OSError)       503  the store can't write now
+    ├── StoreCorrupt                     500  the files on disk are damaged: nothing was changed
+    ├── StoreLocked                      500  another process has these files open
+    ├── BusError (ConnectionError)       502  the broker or the controller did not do its part
+    └── SettingsError (ValueError)       400  a flag, a variable or a file holds what can't be used
+
+``code`` is what a caller on the bus is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a document: ``path`` is dotted (``batch.0.method``), empty for the whole."""
+
+    path: str
+    message: str
+
+
+class PuppetmasterError(Exception):
+    """The root of all errors that are raised on purpose."""
+
+    code = 500
+
+
+class InvalidDocument(PuppetmasterError, ValueError):
+    """Raised when a body or a query breaks a rule; nothing was created or changed."""
+
+    code = 400
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        first = self.faults[0]
+        where = f"{first.path}: " if first.path else ""
+        more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+        super().__init__(f"{where}{first.message}{more}")
+
+
+class NotFound(PuppetmasterError, LookupError):
+    """Raised when an id names nothing."""
+
+    code = 404
+    noun = "object"
+
+    def __init__(self, ident: object) -> None:
+        self.ident = ident
+        super().__init__(f"no {self.noun} has the id {ident!s:.40}")
+
+
+class JobNotFound(NotFound):
+    """Raised when no job has the id."""
+
+    noun = "job"
+
+
+class RequestNotFound(NotFound):
+    """Raised when no request has the id."""
+
+    noun = "request"
+
+
+class Conflict(PuppetmasterError):
+    """Raised when the state of a job or a request forbids what was asked."""
+
+    code = 409
+
+
+class IllegalTransition(Conflict):
+    """Raised when an event does not fit the status of a job or a request; nothing was changed."""
+
+    def __init__(self, noun: str, status: str, event: str) -> None:
+        self.status, self.event = status, event
+        super().__init__(f"a {noun} that is {status} can't take the event {event!r}")
+
+
+class KeyConflict(Conflict):
+    """Raised when a job's ``key`` is taken by a job with another body."""
+
+    def __init__(self, key: str, job_id: int) -> None:
+        self.key, self.job_id = key, job_id
+        super().__init__(f"the key {key!r} belongs to job {job_id}, which was made from another body")
+
+
+class TooLarge(PuppetmasterError):
+    """Raised when a body, or the answer to a query, would pass a limit of size."""
+
+    code = 413
+
+
+class StoreUnavailable(PuppetmasterError, OSError):
+    """Raised when the store can't write now (disk full, I/O error); it tries again by itself."""
+
+    code = 503
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the store can't write: {reason}")
+
+
+class StoreCorrupt(PuppetmasterError):
+    """Raised when a file of the store is damaged in a way that is no torn tail."""
+
+    def __init__(self, path: str | PathLike[str], offset: int, detail: str) -> None:
+        self.path, self.offset, self.detail = path, offset, detail
+        super().__init__(f"{path} is damaged at byte {offset}: {detail}")
+
+
+class StoreLocked(PuppetmasterError):
+    """Raised when another process has the store open."""
+
+    def __init__(self, path: str | PathLike[str], pid: int | None) -> None:
+        self.path, self.pid = path, pid
+        owner = f"process {pid}" if pid else "another process"
+        super().__init__(f"{path} is in use by {owner}; one puppetmaster per data folder")
+
+
+class BusError(PuppetmasterError, ConnectionError):
+    """Raised when the broker or the controller can't be reached or does not answer."""
+
+    code = 502
+
+
+class SettingsError(PuppetmasterError, ValueError):
+    """Raised when a flag, an environment variable or a settings file can't be used."""
+
+    code = 400
+
+    def __init__(self, name: str, source: str, message: str) -> None:
+        self.name, self.source = name, source
+        super().__init__(f"{name} (from {source}): {message}")
