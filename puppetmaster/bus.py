@@ -60,6 +60,7 @@ class _Publication:
     qos: int
     retain: bool
     done: Callable[[], None] | None
+    wanted: Callable[[], bool] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +185,12 @@ class Bus:
         qos: int = 1,
         retain: bool = False,
         done: Callable[[], None] | None = None,
+        wanted: Callable[[], bool] | None = None,
     ) -> None:
         """Publish now, or when the broker takes it; ``done`` is called when the broker has it (at QoS 0: at once).
 
-        A QoS 0 message without a connection is dropped, and ``done`` is not called.
+        What is no longer ``wanted`` when its turn comes, now or after a reconnect, is dropped. A QoS 0 message without
+        a connection is dropped, and ``done`` is not called.
         """
         if qos == 0:
             if self.connected and self._client is not None:
@@ -195,14 +198,9 @@ class Bus:
                 if done is not None:
                     done()
             return
-        self._waiting.append(_Publication(topic, payload, qos, retain, done))
+        self._waiting.append(_Publication(topic, payload, qos, retain, done, wanted))
         self._idle.clear()
         self._pump()
-
-    def forget(self, topics: set[str]) -> None:
-        """Drop what waits to be published on these topics."""
-        self._waiting = deque(entry for entry in self._waiting if entry.topic not in topics)
-        self._check_idle()
 
     async def subscribe(self, topic: str) -> None:
         """Subscribe to one more topic, now and after every reconnect; returns when the broker confirmed it.
@@ -373,12 +371,16 @@ class Bus:
         client, outbox = self._client, self._outbox
         while self._waiting and self.connected and client is not None:
             entry = self._waiting[0]
+            if entry.wanted is not None and not entry.wanted():
+                self._waiting.popleft()
+                continue
             try:
                 client.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
             except OverflowError:
                 return  # the broker takes no more for now; each acknowledgement comes back here
             self._waiting.popleft()
             self._unacknowledged[outbox.last_id] = entry
+        self._check_idle()
 
     def _acknowledged(self, mid: int) -> None:
         entry = self._unacknowledged.pop(mid, None)
@@ -386,10 +388,7 @@ class Bus:
             return
         if entry.done is not None:
             entry.done()
-        if self._waiting:
-            self._pump()
-        else:
-            self._check_idle()
+        self._pump()
 
     def _check_idle(self) -> None:
         if not self._waiting and not self._unacknowledged:

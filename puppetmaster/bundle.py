@@ -1,0 +1,119 @@
+"""Puts the bundle together and runs it: the one place that makes clock, store, engine, service and edges."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from pathlib import Path
+
+from puppetmaster import loop
+from puppetmaster.documents import META, META_ID
+from puppetmaster.edges.connection import Connection
+from puppetmaster.edges.sanji import Puppetmaster, SanjiEdge
+from puppetmaster.engine import Engine
+from puppetmaster.errors import PuppetmasterError
+from puppetmaster.job_document import JobReader
+from puppetmaster.policies import Retention
+from puppetmaster.service import Service
+from puppetmaster.settings import Settings
+from puppetmaster.store import Store, TinyStore
+from puppetmaster.times import Clock
+from puppetmaster.tunnels import Tunnels
+from puppetmaster.version import __version__
+from puppetmaster.wire import Codec, DeviceTunnel, RemoteBundle
+
+logger = logging.getLogger(__name__)
+
+DAY = 86400.0
+
+
+def run(settings: Settings) -> int:
+    """Run the bundle until SIGINT or SIGTERM; returns the exit code of the process."""
+    logging.basicConfig(
+        level=settings.log.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    try:
+        return loop.run(_run(settings))
+    except PuppetmasterError as error:
+        logger.critical("can't run: %s", error)
+        return 1
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    store = _open(settings.data)
+    try:
+        return await _serve(settings, store, stop)
+    finally:
+        await store.close()
+
+
+def _open(data: Path) -> TinyStore:
+    data.mkdir(parents=True, exist_ok=True)
+    return TinyStore.open(data)
+
+
+async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> int:
+    instance = _instance(settings, store)
+    through_controller = settings.channel == "controller"
+    codec = Codec(instance, RemoteBundle() if through_controller else DeviceTunnel(settings.topic))
+    tunnels = Tunnels(settings.broker, codec, qos=settings.qos)
+    # The controller locks the remote bundle while it works, so there one request goes at a time.
+    engine = Engine(
+        window=1 if through_controller else settings.window,
+        retention=Retention(age=settings.keep_days * DAY, jobs=settings.keep_jobs, requests=settings.keep_requests),
+    )
+    reader = JobReader(request_timeout=settings.request_timeout, max_requests=settings.max_requests)
+    service = Service(store=store, engine=engine, reader=reader, outlet=tunnels, now=Clock().now)
+    tunnels.serve(service)
+    service.load(instance)
+    edge = SanjiEdge(
+        Puppetmaster.make(
+            Connection(settings.broker, qos=settings.qos),
+            service=service,
+            loop=asyncio.get_running_loop(),
+            on_registered=lambda: _controller_restarted(service, codec),
+        )
+    )
+    logger.info("puppetmaster %s, instance %s, data in %s, broker %s", __version__, instance, settings.data,
+                settings.broker)
+    service.start()
+    connecting = asyncio.create_task(tunnels.start(), name="tunnels-start")
+    edge.start()
+    failed = await _until(stop, service)
+    logger.info("stopping")
+    await edge.close()
+    connecting.cancel()
+    await tunnels.close()
+    await service.close()
+    return 1 if failed else 0
+
+
+async def _until(stop: asyncio.Event, service: Service) -> bool:
+    """Wait for the signal to stop, or for the end of the service's work, which is a fault in the program."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    assert service.cycle is not None
+    await asyncio.wait({stopping, service.cycle}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not service.cycle.done():
+        return False
+    logger.critical("the service failed, restart the bundle", exc_info=service.cycle.exception())
+    return True
+
+
+def _instance(settings: Settings, store: Store) -> str:
+    stored: str | None = (store.get(META, META_ID) or {}).get("instance")
+    if settings.instance and stored and settings.instance != stored:
+        logger.warning("the instance was %s and is %s now: answers to what is out come to the old one", stored,
+                       settings.instance)
+    return settings.instance or stored or secrets.token_hex(4)
+
+
+def _controller_restarted(service: Service, codec: Codec) -> None:
+    count = service.resend(codec.through_controller)
+    if count:
+        logger.warning("the controller had to be told of us again: %d requests through it are sent again", count)

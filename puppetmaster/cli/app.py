@@ -1,0 +1,63 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from puppetmaster.cli import demo, jobs, parts, requests, run, serve, show_settings
+from puppetmaster.cli.outcome import FAILED, say
+from puppetmaster.cli.processes import end_with_parent
+from puppetmaster.version import __version__
+
+app = typer.Typer(
+    name="puppetmaster",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run one command on thousands of devices over MQTT, and know at every moment how far it is.",
+    epilog="First steps: puppetmaster demo",
+)
+
+app.command("run")(run.run)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(requests.app, name="requests")
+app.command("serve")(serve.serve)
+app.command("controller")(parts.controller)
+app.command("broker")(parts.broker)
+app.command("simulate")(parts.simulate)
+app.command("demo")(demo.demo)
+app.command("settings")(show_settings.show_settings)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"puppetmaster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the process ends with its exit status."""
+    end_with_parent()
+    try:
+        app(prog_name="puppetmaster")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("PUPPETMASTER_LOG") == "debug":
+            raise
+        say(f"Error: {type(error).__name__}: {error} (a bug; PUPPETMASTER_LOG=debug shows where)")
+        sys.exit(FAILED)

@@ -1,0 +1,168 @@
+"""``puppetmaster jobs``: what there is, how far it is, and what to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from puppetmaster.cli import render
+from puppetmaster.cli.options import BROKER, JobId, JobIds, Json, Limit, Offset, with_settings
+from puppetmaster.cli.outcome import Interrupted
+from puppetmaster.cli.running import talk
+from puppetmaster.cli.watching import conclude, goes_on, watch
+from puppetmaster.settings import Settings
+
+if TYPE_CHECKING:
+    from puppetmaster.client import Client
+
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, pause, resume, cancel and remove jobs.")
+
+JobFilter = Annotated[
+    str | None, typer.Option("--status", metavar="STATUS", help="Only jobs in this status, such as dispatching.")
+]
+RequestFilter = Annotated[
+    str | None, typer.Option("--status", metavar="STATUS", help="Only requests in this status, such as error.")
+]
+Label = Annotated[str | None, typer.Option("--label", metavar="LABEL", help="Only jobs with this label.")]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Only jobs made since then (2026-01-31T12:00:00Z).")
+]
+
+
+@app.command("list")
+@with_settings(*BROKER)
+def list_jobs(
+    settings: Settings,
+    status: JobFilter = None,
+    label: Label = None,
+    since: Since = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    json: Json = False,
+) -> None:
+    """List jobs, the newest first.
+
+    \b
+    Example:
+      puppetmaster jobs list --status dispatching
+    """
+    query = {"status": status, "label": label, "since": since, "limit": limit, "offset": offset}
+    jobs = talk(settings, lambda client: client.jobs(**query))
+    if json:
+        render.print_json(jobs)
+    elif jobs:
+        render.print_jobs(jobs)
+    else:
+        typer.echo("no jobs")
+
+
+@app.command("show")
+@with_settings(*BROKER)
+def show_job(
+    settings: Settings,
+    job_id: JobId,
+    status: RequestFilter = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    json: Json = False,
+) -> None:
+    """Show a job and a page of its requests.
+
+    \b
+    Example:
+      puppetmaster jobs show 1000000 --status error
+    """
+    job = talk(settings, lambda client: client.job(job_id, status=status, limit=limit, offset=offset))
+    if json:
+        render.print_json(job)
+        return
+    render.print_job(job)
+    if job.get("requests"):
+        typer.echo()
+        render.print_requests(job["requests"])
+
+
+@app.command("watch")
+@with_settings(*BROKER)
+def watch_job(settings: Settings, job_id: JobId, json: Json = False) -> None:
+    """Show how far a job is, until it has ended. Ends with 1 when not all of it resolved.
+
+    \b
+    Example:
+      puppetmaster jobs watch 1000000
+    """
+    try:
+        job = talk(settings, lambda client: watch(client, job_id, json=json))
+    except Interrupted as interrupted:
+        raise goes_on(interrupted, job_id) from None
+    conclude(job, json=json)
+
+
+@app.command("pause")
+@with_settings(*BROKER)
+def pause_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
+    """Stop sending requests of a job; what is out is still answered.
+
+    \b
+    Example:
+      puppetmaster jobs pause 1000000
+    """
+    _update(settings, job_ids, "paused", json)
+
+
+@app.command("resume")
+@with_settings(*BROKER)
+def resume_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
+    """Go on with a paused job.
+
+    \b
+    Example:
+      puppetmaster jobs resume 1000000
+    """
+    _update(settings, job_ids, "dispatching", json)
+
+
+@app.command("cancel")
+@with_settings(*BROKER)
+def cancel_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
+    """Call off what is unfinished of a job; the job stays to be looked at.
+
+    \b
+    Example:
+      puppetmaster jobs cancel 1000000
+    """
+    _update(settings, job_ids, "canceled", json)
+
+
+@app.command("remove")
+@with_settings(*BROKER)
+def remove_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
+    """Call off what is unfinished of a job, and remove it with its requests.
+
+    \b
+    Example:
+      puppetmaster jobs remove 1000000 1000007
+    """
+    for job_id, answer in talk(settings, lambda client: _each(job_ids, client.remove_job)):
+        if json:
+            render.print_json_line(answer)
+        else:
+            typer.echo(f"job {job_id} removed")
+
+
+def _update(settings: Settings, job_ids: Sequence[int], status: str, json: bool) -> None:
+    async def conversation(client: Client) -> list[tuple[int, Any]]:
+        return await _each(job_ids, lambda job_id: client.update_job(job_id, {"status": status}))
+
+    for job_id, job in talk(settings, conversation):
+        if json:
+            render.print_json_line(job)
+        else:
+            typer.echo(f"job {job_id} {job['status']}: {render.counts(job)}")
+
+
+async def _each(job_ids: Sequence[int], call: Callable[[int], Awaitable[Any]]) -> list[tuple[int, Any]]:
+    """One after the other, for the controller locks the bundle while it answers a write."""
+    return [(job_id, await call(job_id)) for job_id in job_ids]

@@ -1,0 +1,180 @@
+"""What the user sees: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from puppetmaster.times import from_text
+
+Document = Mapping[str, Any]
+
+WIDE = 240
+"""Columns of a table that goes to a file or a pipe: nobody wants it cut to the width of a terminal."""
+
+SHORT = 60
+"""Characters of a result in a table; ``show`` prints all of it."""
+
+FIXED = frozenset({"id", "status", "progress", "age", "code", "destination"})
+"""Columns that are never broken into lines."""
+
+STYLES = {
+    "resolved": "green",
+    "dispatching": "cyan",
+    "running": "cyan",
+    "sent": "cyan",
+    "paused": "yellow",
+    "canceled": "yellow",
+    "error": "red",
+    "timeout": "red",
+    "aborted": "red",
+}
+"""The colour of a status, for jobs and requests."""
+
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def console() -> Console:
+    """Standard output; made anew because tests and pipes replace it."""
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document, indented."""
+    print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def print_json_line(document: Any) -> None:
+    """One JSON document on one line, at once."""
+    print(orjson.dumps(document).decode(), flush=True)
+
+
+def print_jobs(jobs: Iterable[Document]) -> None:
+    """A table of jobs."""
+    table = _table("id", "name", "status", "progress", "resolved", "errors", "total", "age")
+    for job in jobs:
+        table.add_row(
+            _cell(job.get("id")),
+            _cell(job.get("name")),
+            _status(job),
+            f"{job.get('progress', 0)} %",
+            _cell(job.get("finishCount")),
+            _cell(job.get("errorCount")),
+            _cell(job.get("totalCount")),
+            age(job.get("createdAt")),
+        )
+    console().print(table)
+
+
+def print_requests(requests: Iterable[Document]) -> None:
+    """A table of requests."""
+    table = _table("id", "destination", "method", "resource", "status", "progress", "attempt", "code", "result")
+    for request in requests:
+        about = request.get("__request", {})
+        table.add_row(
+            _cell(request.get("id")),
+            _cell(about.get("destination")),
+            _cell(request.get("method")),
+            _cell(request.get("resource")),
+            _status(about),
+            f"{about.get('progress', 0)} %",
+            _cell(about.get("attempt")),
+            _cell(about.get("code")),
+            _short(about.get("result")),
+        )
+    console().print(table)
+
+
+def print_job(job: Document) -> None:
+    """All of a job but its requests."""
+    _print_fields({**_without(job, "requests", "collection", "counts"), "counts": counts(job) or "-"})
+
+
+def print_request(request: Document) -> None:
+    """All of a request; data and result as JSON."""
+    _print_fields({**_without(request, "__request"), **request.get("__request", {})})
+
+
+def counts(job: Document) -> str:
+    """The number of requests in each status that has some: ``48 resolved, 2 running``."""
+    found = job.get("counts") or {}
+    return ", ".join(f"{number} {status}" for status, number in found.items() if number)
+
+
+def summary(job: Document) -> str:
+    """How a job ended, in a line."""
+    took = seconds_of(job)
+    return (
+        f"job {job['id']} {job['status']}: {job['finishCount']} of {job['totalCount']} resolved, "
+        f"{job['errorCount']} errors" + ("" if took is None else f", in {duration(took)}")
+    )
+
+
+def seconds_of(job: Document) -> float | None:
+    """Seconds from the creation of a job to its end, or none while it has none."""
+    created, finished = job.get("createdAt"), job.get("finishedAt")
+    return from_text(finished) - from_text(created) if created and finished else None
+
+
+def age(created: str | None) -> str:
+    """How long ago a time on the wire is."""
+    return duration(max(0.0, time.time() - from_text(created))) if created else "-"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``0.42 s``, ``12 s``, ``3 min``, ``2 h``, ``9 d``."""
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def plain(text: str) -> str:
+    """Text from the bus without what would drive the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column, overflow="fold" if column in ("name", "result") else "ellipsis", no_wrap=column == "id"
+        )
+    return table
+
+
+def _print_fields(fields: Document) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, _status(fields) if name == "status" else _cell(value))
+    console().print(table)
+
+
+def _cell(value: Any) -> Text:
+    if value is None or value == "":
+        return Text("-")
+    return Text(plain(value if isinstance(value, str) else orjson.dumps(value).decode()))
+
+
+def _short(value: Any) -> Text:
+    text = _cell(value)
+    text.truncate(SHORT, overflow="ellipsis")
+    return text
+
+
+def _status(document: Document) -> Text:
+    status = str(document.get("status", "-"))
+    return Text(plain(status), style=STYLES.get(status, ""))
+
+
+def _without(document: Document, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in names}

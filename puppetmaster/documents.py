@@ -1,0 +1,131 @@
+"""The documents of the store: what a job and a request look like on disk.
+
+What never changes, a job's messages, is a document of its own, for the job's counters are saved many times a second.
+A request names its message by number and keeps only what differs from its birth, so that 500,000 of them fit in
+memory. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from puppetmaster.models import Job, Limits, Message, Request
+from puppetmaster.policies import AbortThreshold, Rate, RetryPolicy
+from puppetmaster.states import JobStatus, RequestStatus
+
+Document = dict[str, Any]
+
+JOBS, MESSAGES, REQUESTS, META = "jobs", "messages", "requests", "meta"
+"""The tables. Jobs and their messages have the job's id, requests their own."""
+
+META_ID = 1
+"""The one document of the meta table: ``{instance, nextId}``."""
+
+
+def job_to_document(job: Job) -> Document:
+    """A job as it is stored, but for its messages."""
+    return {
+        "name": job.name,
+        "labels": list(job.labels),
+        "key": job.key,
+        "fingerprint": job.fingerprint,
+        "limits": limits_to_document(job.limits),
+        "firstRequest": job.first_request,
+        "totalCount": job.total_count,
+        "createdAt": job.created_at,
+        "startAt": job.start_at,
+        "startedAt": job.started_at,
+        "finishedAt": job.finished_at,
+        "status": job.status.value,
+        "reason": job.reason,
+        "counts": {status.value: count for status, count in job.counts.items()},
+        "progressSum": job.progress_sum,
+    }
+
+
+def messages_to_document(job: Job) -> Document:
+    """The messages of a job as they are stored."""
+    return {"messages": [asdict(message) for message in job.messages]}
+
+
+def job_from_document(job_id: int, document: Mapping[str, Any], messages: Mapping[str, Any]) -> Job:
+    """A job as it was stored."""
+    return Job(
+        id=job_id,
+        name=document["name"],
+        labels=tuple(document["labels"]),
+        key=document["key"],
+        fingerprint=document["fingerprint"],
+        messages=tuple(Message(**message) for message in messages["messages"]),
+        limits=limits_from_document(document["limits"]),
+        first_request=document["firstRequest"],
+        total_count=document["totalCount"],
+        created_at=document["createdAt"],
+        start_at=document["startAt"],
+        started_at=document["startedAt"],
+        finished_at=document["finishedAt"],
+        status=JobStatus(document["status"]),
+        reason=document["reason"],
+        counts={status: document["counts"].get(status.value, 0) for status in RequestStatus},
+        progress_sum=document["progressSum"],
+    )
+
+
+def limits_to_document(limits: Limits) -> Document:
+    """The limits of a job as they are stored."""
+    document = asdict(limits)
+    document["retry"]["on"] = sorted(limits.retry.on, key=str)
+    return document
+
+
+def limits_from_document(document: Mapping[str, Any]) -> Limits:
+    """The limits of a job as they were stored."""
+    retry, rate, abort = document["retry"], document["rate"], document["abort"]
+    return Limits(
+        timeout=document["timeout"],
+        concurrency=document["concurrency"],
+        priority=document["priority"],
+        retry=RetryPolicy(**{**retry, "on": frozenset(retry["on"])}),
+        rate=Rate(**rate) if rate else None,
+        abort=AbortThreshold(**abort) if abort else None,
+    )
+
+
+def request_to_document(request: Request) -> Document:
+    """A request as it is stored."""
+    document: Document = {
+        "job": request.job.id,
+        "destination": request.destination,
+        "message": request.message_number,
+        "status": request.status.value,
+    }
+    if request.attempt or request.reason != "created":
+        document["attempt"] = request.attempt
+        document["reason"] = request.reason
+        document["progress"] = request.progress
+        document["sentAt"] = request.sent_at
+    if request.finished_at is not None:
+        document["finishedAt"] = request.finished_at
+        document["code"] = request.code
+        document["result"] = request.result
+    return document
+
+
+def request_from_document(request_id: int, document: Mapping[str, Any], job: Job) -> Request:
+    """A request as it was stored."""
+    return Request(
+        id=request_id,
+        job=job,
+        message_number=document["message"],
+        destination=document["destination"],
+        status=RequestStatus(document["status"]),
+        reason=document.get("reason", "created"),
+        attempt=document.get("attempt", 0),
+        progress=document.get("progress", 0),
+        sent_at=document.get("sentAt"),
+        finished_at=document.get("finishedAt"),
+        code=document.get("code"),
+        result=document.get("result"),
+    )

@@ -1,0 +1,117 @@
+"""Checks what comes from the bus before the Sanji SDK sees it.
+
+The SDK makes every key of a message an attribute of an object of its own, so that a key named ``match`` takes the place
+of a method, and it takes the types of ``method`` and ``resource`` on trust: three such messages end its three threads.
+Here a message is read once and handed on with the envelope's known fields only, each of its right type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
+from puppetmaster.job_document import MAX_DEPTH
+from puppetmaster.wire import MAX_BUS_BYTES, depth_of
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "id": int,
+    "code": int,
+    "method": str,
+    "resource": str,
+    "tunnel": str,
+    "sign": list,
+}
+"""The envelope; ``data`` may be anything."""
+
+READABLE_BYTES = 4 * MAX_BUS_BYTES
+"""What is larger is not even looked into."""
+
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,10})\b')
+_METHOD = re.compile(rb'"method"\s*:\s*"(\w{1,10})"')
+_RESOURCE = re.compile(rb'"resource"\s*:\s*"([^"\\]{1,1000})"')
+
+
+class NotAMessage(PuppetmasterError, ValueError):
+    """Raised when something is no message and can't be answered either."""
+
+    code = 400
+
+
+@dataclass
+class BadMessage(Exception):
+    """Raised when a message breaks a rule but says who sent it: ``envelope`` has its id, method and resource."""
+
+    envelope: dict[str, Any]
+    error: PuppetmasterError
+
+
+def check(payload: bytes) -> dict[str, Any]:
+    """A message as the SDK may have it.
+
+    :raises NotAMessage: when it is to be dropped.
+    :raises BadMessage: when it is to be answered with an error.
+    """
+    if len(payload) > READABLE_BYTES:
+        raise NotAMessage(f"it has {len(payload)} bytes")
+    if len(payload) >= MAX_BUS_BYTES:
+        raise BadMessage(_glean(payload), TooLarge(f"a message has less than {MAX_BUS_BYTES} bytes"))
+    if depth_of(payload) > MAX_DEPTH:
+        raise BadMessage(_glean(payload), _fault("data", f"it is nested more than {MAX_DEPTH} levels deep"))
+    duplicates: list[str] = []
+    message = _read(payload, duplicates)
+    envelope = _envelope(message)
+    if duplicates:
+        faults = [Fault(name[:100], "the key stands twice in one object") for name in duplicates[:20]]
+        raise BadMessage(envelope, InvalidDocument(faults))
+    return envelope
+
+
+def _read(payload: bytes, duplicates: list[str]) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            names = [name for name, _ in items]
+            duplicates.extend(sorted({_printable(name) for name in names if names.count(name) > 1}))
+        return found
+
+    try:
+        message = json.loads(payload, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise NotAMessage(f"it is not JSON: {error}") from None
+    if not isinstance(message, dict):
+        raise NotAMessage("it is not a JSON object")
+    return message
+
+
+def _envelope(message: dict[str, Any]) -> dict[str, Any]:
+    envelope = {name: message[name] for name in (*_TYPES, "data") if name in message}
+    for name, kind in _TYPES.items():
+        value = envelope.get(name)
+        if name in envelope and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise NotAMessage(f"its {name} is of a wrong type")
+    if not {"method", "resource"} <= envelope.keys():
+        raise NotAMessage("it has no method or no resource")
+    return envelope
+
+
+def _glean(payload: bytes) -> dict[str, Any]:
+    """The envelope of a message that is not read as a whole."""
+    ident, method, resource = _ID.search(payload), _METHOD.search(payload), _RESOURCE.search(payload)
+    if ident is None or method is None or resource is None:
+        raise NotAMessage("it is too large or too deep, and says too little of itself to be answered")
+    return {
+        "id": int(ident.group(1)),
+        "method": method.group(1).decode(),
+        "resource": resource.group(1).decode("utf-8", "replace"),
+    }
+
+
+def _fault(path: str, message: str) -> InvalidDocument:
+    return InvalidDocument([Fault(path, message)])
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()

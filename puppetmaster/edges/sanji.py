@@ -1,0 +1,305 @@
+"""The Sanji edge: the bundle's routes at the controller.
+
+The SDK runs in threads of its own: paho's, three that call the handlers, and one that keeps the bundle registered. They
+cross into the service's loop at one line, in :meth:`Puppetmaster._ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sanji.bundle import Bundle
+from sanji.core import Route, Sanji
+from sanji.message import Message
+from sanji.session import StatusError
+from sanji.session import TimeoutError as SdkTimeoutError
+
+from puppetmaster.edges import guard, repairs
+from puppetmaster.errors import JobNotFound, NotFound, PuppetmasterError, RequestNotFound, TooLarge
+from puppetmaster.service import Service
+from puppetmaster.views import error_view
+from puppetmaster.wire import CONTROLLER_TOPIC, MAX_BUS_BYTES
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT = 50.0
+"""Seconds that the service may take for an answer; less than the ``ttl`` in bundle.json, after which the controller
+answers in our place."""
+
+REGISTRATION_TIMEOUT = 3.0
+PROBE_INTERVAL = 8.0
+"""Seconds between two looks whether the controller still knows us. With the time for an answer, one that restarted is
+noticed well within 30 s."""
+
+PROBE_TIMEOUT = 5.0
+GOODBYE_TIMEOUT = 1.0
+
+ENVELOPE_BYTES = 4096
+"""Bytes around the data of an answer: ids, the resource, the sign."""
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+repairs.apply()
+
+Respond = Callable[..., Any]
+
+
+class Puppetmaster(Sanji):  # type: ignore[misc]
+    """The bundle as the controller sees it.
+
+    :param service: answers the routes, on ``loop``.
+    :param on_registered: called on the loop after every registration but the first: the controller has lost what it
+        had in flight.
+    """
+
+    def init(
+        self,
+        *args: object,
+        service: Service,
+        loop: asyncio.AbstractEventLoop,
+        on_registered: Callable[[], None],
+        **kwargs: object,
+    ) -> None:
+        """Take what the constructor was given (the SDK's hook)."""
+        self._service = service
+        self._loop = loop
+        self._on_registered = on_registered
+        self._must_register = threading.Event()
+        self._connected = threading.Event()
+        self._wake_registrar = threading.Event()
+        self.rejected = 0
+
+    @classmethod
+    def make(cls, connection: object, **kwargs: object) -> Puppetmaster:
+        """A bundle on a connection, described by the bundle.json of this package."""
+        return cls(bundle=Bundle(bundle_dir=str(PACKAGE)), connection=connection, **kwargs)
+
+    # Routes
+
+    @Route(resource="/jobs", methods="get")
+    def list_jobs(self, message: Message, response: Respond) -> None:
+        """GET /jobs."""
+        self._answer(response, self._service.list_jobs(_query(message)))
+
+    @Route(resource="/jobs", methods="post")
+    def create_job(self, message: Message, response: Respond) -> None:
+        """POST /jobs."""
+        self._answer(response, self._service.create_job(_data(message)))
+
+    @Route(resource="/jobs/:id", methods="get")
+    def show_job(self, message: Message, response: Respond) -> None:
+        """GET /jobs/:id."""
+        self._answer(response, self._with_job(message, lambda ident: self._service.show_job(ident, _query(message))))
+
+    @Route(resource="/jobs/:id", methods="put")
+    def update_job(self, message: Message, response: Respond) -> None:
+        """PUT /jobs/:id."""
+        self._answer(response, self._with_job(message, lambda ident: self._service.update_job(ident, _data(message))))
+
+    @Route(resource="/jobs/:id", methods="delete")
+    def remove_job(self, message: Message, response: Respond) -> None:
+        """DELETE /jobs/:id."""
+        self._answer(response, self._with_job(message, self._service.remove_job))
+
+    @Route(resource="/requests", methods="get")
+    def list_requests(self, message: Message, response: Respond) -> None:
+        """GET /requests."""
+        self._answer(response, self._service.list_requests(_query(message)))
+
+    @Route(resource="/requests", methods="post")
+    def create_request(self, message: Message, response: Respond) -> None:
+        """POST /requests."""
+        self._answer(response, self._service.create_request(_data(message)))
+
+    @Route(resource="/requests/:id", methods="get")
+    def show_request(self, message: Message, response: Respond) -> None:
+        """GET /requests/:id."""
+        self._answer(response, self._with_request(message, self._service.show_request))
+
+    @Route(resource="/request/:id", methods="get")
+    def show_request_too(self, message: Message, response: Respond) -> None:
+        """GET /request/:id, as one of the reference documents has it."""
+        self._answer(response, self._with_request(message, self._service.show_request))
+
+    @Route(resource="/requests/:id", methods="delete")
+    def cancel_request(self, message: Message, response: Respond) -> None:
+        """DELETE /requests/:id."""
+        self._answer(response, self._with_request(message, self._service.cancel_request))
+
+    # Answers
+
+    async def _with_job(self, message: Message, work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
+        return await work(_ident(message, JobNotFound))
+
+    async def _with_request(self, message: Message, work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
+        return await work(_ident(message, RequestNotFound))
+
+    def _answer(self, response: Respond, work: Coroutine[Any, Any, Any]) -> None:
+        code, data = self._ask(work)
+        response(code=code, data=data)
+
+    def _ask(self, work: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
+        """What the service says, as code and data."""
+        try:
+            # The crossing from the SDK's threads into the loop.
+            data = asyncio.run_coroutine_threadsafe(work, self._loop).result(ANSWER_TIMEOUT)
+            _check_size(data)
+        except PuppetmasterError as error:
+            return error.code, error_view(error)
+        except Exception:
+            logger.exception("a request could not be answered")
+            return 500, {"message": "internal error; the log of the bundle tells more"}
+        return 200, data
+
+    # What comes from the bus
+
+    def on_sanji_message(self, client: object, userdata: object, msg: Any) -> None:
+        """Check a message, then let the SDK have it."""
+        try:
+            msg.payload = guard.check(msg.payload)
+        except guard.NotAMessage as error:
+            self.rejected += 1
+            logger.info("a message on %.60s is dropped: %s", msg.topic, error)
+        except guard.BadMessage as bad:
+            self.rejected += 1
+            logger.info("a message on %.60s is refused: %s", msg.topic, bad.error)
+            self._refuse(bad)
+        else:
+            super().on_sanji_message(client, userdata, msg)
+
+    def _refuse(self, bad: guard.BadMessage) -> None:
+        answer = {**bad.envelope, "code": bad.error.code, "data": error_view(bad.error)}
+        answer["sign"] = [self.bundle.profile["name"]]
+        answer.pop("tunnel", None)
+        self._conn.publish(topic=CONTROLLER_TOPIC, payload=answer)
+
+    def _dispatch_message(self) -> None:
+        """Call handlers until told to stop; an error that the SDK lets through must not end one of its threads."""
+        while True:
+            try:
+                return super()._dispatch_message()  # type: ignore[no-any-return]
+            except (SdkTimeoutError, StatusError):
+                logger.warning("an answer could not be published in time")
+            except Exception:
+                logger.exception("a message could not be handled")
+
+    # Registration
+
+    def on_connect(self, client: object, userdata: object, flags: object, rc: int) -> None:
+        """The broker let us in, or did not. The SDK's own way here can wait for itself for ever."""
+        if rc != 0:
+            logger.warning("the broker refuses the control plane's connection: code %d", rc)
+            return
+        self._conn.set_tunnels(dict(self._conn.tunnels))
+        self._must_register.set()
+        self._connected.set()
+        self._wake_registrar.set()
+
+    def keep_registered(self) -> None:
+        """Register, and again whenever the controller no longer knows us, until the bundle stops (a thread's work)."""
+        registered_before = False
+        while not self.stop_event.is_set():
+            if not self._connected.wait(1.0):
+                continue
+            if self._must_register.is_set():
+                self._must_register.clear()
+                if not self._register():
+                    self._must_register.set()
+                    self.stop_event.wait(1.0)
+                    continue
+                if registered_before:
+                    self._loop.call_soon_threadsafe(self._on_registered)
+                registered_before = True
+                self.is_ready.set()
+            self._wake_registrar.wait(PROBE_INTERVAL)
+            self._wake_registrar.clear()
+            if not self.stop_event.is_set() and not self._must_register.is_set() and self._is_forgotten():
+                logger.warning("the controller does not know us any more; registering again")
+                self._must_register.set()
+
+    def _register(self) -> bool:
+        profile = self.get_profile("model")
+        # A registration of an earlier life would be in the way: a name that is taken gets 403.
+        if self._call("delete", "/controller/registration", profile, REGISTRATION_TIMEOUT) is None:
+            return False
+        answer = self._call("post", "/controller/registration", profile, REGISTRATION_TIMEOUT)
+        if answer is None or answer.code != 200:
+            return False
+        tunnel = answer.data.get("tunnel") if isinstance(answer.data, Mapping) else None
+        if not isinstance(tunnel, str) or not tunnel:
+            logger.warning("the controller answered a registration without a tunnel: %.200s", answer.data)
+            return False
+        self._conn.set_tunnel("model", tunnel, self.on_sanji_message)
+        logger.info("registered at the controller, tunnel %s", tunnel)
+        return True
+
+    def _is_forgotten(self) -> bool:
+        """Whether the controller answers that nobody serves our resource; silence tells nothing."""
+        answer = self._call("get", "/jobs?limit=0", None, PROBE_TIMEOUT)
+        return answer is not None and answer.code == 404
+
+    def _call(self, method: str, resource: str, data: object, timeout: float) -> Any:
+        """The controller's answer, or none when there is none in time."""
+        try:
+            return getattr(self.publish.direct, method)(resource, data=data, timeout=timeout)
+        except (SdkTimeoutError, StatusError, RuntimeError):
+            return None
+
+    def before_stop(self) -> None:
+        """Take our registration back, so that callers get 404 at once and not 408 after a minute."""
+        self._wake_registrar.set()
+        if self.is_ready.is_set():
+            self._call("delete", "/controller/registration", self.get_profile("model"), GOODBYE_TIMEOUT)
+
+
+class SanjiEdge:
+    """Runs the bundle's Sanji side beside the loop."""
+
+    def __init__(self, bundle: Puppetmaster) -> None:
+        self._bundle = bundle
+        self._threads = [
+            threading.Thread(target=bundle.start, name="sanji", daemon=True),
+            threading.Thread(target=bundle.keep_registered, name="sanji-registrar", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Connect and register, however long that takes."""
+        for thread in self._threads:
+            thread.start()
+
+    async def close(self) -> None:
+        """Take the registration back and disconnect."""
+        self._bundle.stop_event.set()
+        for thread in self._threads:
+            await asyncio.get_running_loop().run_in_executor(None, thread.join, 5.0)
+
+
+def _query(message: Message) -> dict[str, Any]:
+    # The SDK makes an empty value true.
+    return {name: "" if value is True else value for name, value in message.query.items()}
+
+
+def _data(message: Message) -> Any:
+    return getattr(message, "data", None)
+
+
+def _ident(message: Message, missing: type[NotFound]) -> int:
+    text: str = message.param["id"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise missing(text)
+    return int(text)
+
+
+def _check_size(data: Any) -> None:
+    size = len(orjson.dumps(data)) + ENVELOPE_BYTES
+    if size >= MAX_BUS_BYTES:
+        raise TooLarge(
+            f"the answer would have {size} bytes, and the bus carries less than {MAX_BUS_BYTES}; "
+            "ask for a smaller page (?limit=10&offset=0) or for ids alone (?collection=false)"
+        )

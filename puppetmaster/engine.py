@@ -1,0 +1,688 @@
+"""The rules: what is sent when, what an answer means, when a job ends.
+
+The engine has no clock, no socket, no file and no thread. Every input comes with ``now`` (seconds since 1970, never
+going backwards) and changes the state in memory; what has to be done about it gathers in :class:`Effects`, which the
+service takes with :meth:`Engine.drain` and carries out in the order save, publish, tell.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Any
+
+from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound
+from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Request
+from puppetmaster.policies import TIMEOUT, Retention
+from puppetmaster.states import (
+    JOB_TRANSITIONS,
+    REQUEST_OUT,
+    REQUEST_TRANSITIONS,
+    JobEvent,
+    JobStatus,
+    RequestEvent,
+    RequestStatus,
+    next_status,
+)
+
+MAX_WINDOW = 1000
+"""Mosquitto queues 1,000 messages a client and drops the rest without a word, so no more may be out at once."""
+
+
+class Change(str, Enum):
+    """What happened to a job, as the method of the event that tells of it."""
+
+    CREATED = "post"
+    CHANGED = "put"
+    REMOVED = "delete"
+
+
+class Verdict(str, Enum):
+    """What became of an answer. All but the first change nothing."""
+
+    APPLIED = "applied"
+    LATE = "late"
+    """Its request, or the whole job, had ended without it."""
+    DUPLICATE = "duplicate"
+    """Its request was answered before."""
+    UNKNOWN = "unknown"
+    """No request has its id, or the request was never sent."""
+    FOREIGN = "foreign"
+    """It came from another device than the request went to."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the service has to do, in this order: save and remove; send; tell."""
+
+    jobs: dict[int, Job] = field(default_factory=dict)
+    """Jobs to save."""
+    requests: dict[int, Request] = field(default_factory=dict)
+    """Requests to save."""
+    removed: list[Job] = field(default_factory=list)
+    """Jobs to remove with all their requests."""
+    sends: list[tuple[Request, int]] = field(default_factory=list)
+    """Requests to publish, each with the attempt that this is: no longer wanted when the request has moved on."""
+    changes: dict[int, tuple[Change, Job]] = field(default_factory=dict)
+    """Jobs to tell of, by id."""
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.requests or self.removed or self.sends or self.changes)
+
+
+class Engine:
+    """All jobs, their unfinished requests, and the rules that move them.
+
+    :param window: how many requests may be out at once, over all jobs.
+    :param random: draws the jitter of retries.
+    """
+
+    def __init__(
+        self, *, window: int = 500, retention: Retention | None = None, random: Random | None = None
+    ) -> None:
+        self.window = min(window, MAX_WINDOW)
+        self.jobs: dict[int, Job] = {}
+        """Every job that is kept, oldest first."""
+        self.requests: dict[int, Request] = {}
+        """The requests of the jobs that have not ended."""
+        self.next_id = FIRST_ID
+        self._retention = retention or Retention()
+        self._random = random or Random()
+        self._link_up = True
+        self._effects = Effects()
+        self._keys: dict[str, int] = {}
+        self._out: dict[int, Request] = {}
+        self._busy: dict[str, Request] = {}
+        self._parked: dict[str, list[Request]] = {}
+        self._rings: dict[int, deque[Job]] = {}
+        self._timers: list[tuple[float, int, Callable[[int, float], None], int]] = []
+        self._timer_count = 0
+        self._next_expiry = float("inf")
+        self._in_doubt_below = 0
+
+    # What the service asks for
+
+    def drain(self) -> Effects:
+        """Take the effects of all inputs since the last call."""
+        effects, self._effects = self._effects, Effects()
+        return effects
+
+    def next_wake(self) -> float | None:
+        """When :meth:`tick` has something to do, as far as can be told now."""
+        first = self._timers[0][0] if self._timers else float("inf")
+        soonest = min(first, self._next_expiry)
+        return None if soonest == float("inf") else soonest
+
+    @property
+    def out_count(self) -> int:
+        """How many requests are out."""
+        return len(self._out)
+
+    def job(self, job_id: int) -> Job:
+        """The job with this id.
+
+        :raises JobNotFound: when there is none.
+        """
+        job = self.jobs.get(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    # Inputs: callers
+
+    def submit(self, spec: JobSpec, now: float) -> tuple[Job, bool]:
+        """Make a job and its requests; the second value is false when the ``key`` names a job that exists already.
+
+        :raises KeyConflict: when that job was made from another body.
+        """
+        if spec.key is not None and spec.key in self._keys:
+            existing = self.jobs[self._keys[spec.key]]
+            if existing.fingerprint != spec.fingerprint:
+                raise KeyConflict(spec.key, existing.id)
+            return existing, False
+        job = self._expand(spec, now)
+        self.jobs[job.id] = job
+        if job.key is not None:
+            self._keys[job.key] = job.id
+        self._effects.jobs[job.id] = job
+        self._effects.changes[job.id] = (Change.CREATED, job)
+        if job.start_at is not None and job.start_at > now:
+            job.reason = "waits for its start time"
+            self._at(job.start_at, self._start_time, job.id)
+        else:
+            self._start(job, now, "started")
+        return job, True
+
+    def pause(self, job_id: int) -> Job:
+        """Send nothing more of a job; what is out is still answered. A paused job stays as it is.
+
+        :raises IllegalTransition: when it has ended.
+        """
+        job = self.job(job_id)
+        if job.status is not JobStatus.PAUSED:
+            self._move_job(job, JobEvent.PAUSE, "paused by a caller")
+        return job
+
+    def resume(self, job_id: int, now: float) -> Job:
+        """Go on with a paused job. One that is not paused stays as it is.
+
+        :raises IllegalTransition: when it has ended.
+        """
+        job = self.job(job_id)
+        if job.is_final:
+            raise IllegalTransition("job", job.status.value, "resume")
+        if job.status is JobStatus.PAUSED:
+            if job.start_at is not None and job.start_at > now:
+                self._move_job(job, JobEvent.WAIT, "waits for its start time")
+            else:
+                self._start(job, now, "resumed by a caller")
+        elif job.status is JobStatus.PENDING:
+            self._start(job, now, "started by a caller before its start time")
+        return job
+
+    def cancel(self, job_id: int, now: float) -> Job:
+        """End a job and all of its requests that have not ended. A canceled job stays as it is.
+
+        :raises IllegalTransition: when it has ended in another way.
+        """
+        job = self.job(job_id)
+        if job.status is not JobStatus.CANCELED:
+            self._end_job(job, JobEvent.CANCEL, RequestEvent.CANCEL, "canceled by a caller", now)
+        return job
+
+    def limit(self, job_id: int, limits: Limits, now: float) -> Job:
+        """Give a job other limits; they hold from now on.
+
+        :raises Conflict: when it has ended.
+        """
+        job = self.job(job_id)
+        if job.is_final:
+            raise Conflict(f"job {job.id} has ended ({job.status.value}), its limits can't change")
+        self._leave_ring(job)
+        job.limits = limits
+        job.next_send_at = min(job.next_send_at, now)
+        self._watch_deadline(job)
+        self._wake(job)
+        self._changed(job)
+        return job
+
+    def remove(self, job_id: int, now: float) -> Job:
+        """Forget a job and its requests, after canceling what has not ended."""
+        job = self.job(job_id)
+        if not job.is_final:
+            self.cancel(job_id, now)
+        del self.jobs[job.id]
+        if job.key is not None:
+            self._keys.pop(job.key, None)
+        self._effects.jobs.pop(job.id, None)
+        for request_id in job.request_ids:
+            self._effects.requests.pop(request_id, None)
+        self._effects.removed.append(job)
+        self._effects.changes[job.id] = (Change.REMOVED, job)
+        return job
+
+    def cancel_request(self, request_id: int, now: float) -> Request:
+        """End one request. A canceled one stays as it is.
+
+        :raises RequestNotFound: when no unfinished job has it.
+        :raises IllegalTransition: when it has ended in another way.
+        """
+        request = self.requests.get(request_id)
+        if request is None:
+            raise RequestNotFound(request_id)
+        if request.status is not RequestStatus.CANCELED:
+            self._end(request, RequestEvent.CANCEL, now, reason="canceled by a caller")
+        return request
+
+    # Inputs: the bus
+
+    def accepted(self, request_id: int, attempt: int, now: float) -> None:
+        """The broker has this attempt of a request."""
+        request = self._out.get(request_id)
+        if request is None or request.attempt != attempt or request.status is not RequestStatus.CREATED:
+            return
+        request.sent_at = now
+        self._move(request, RequestEvent.ACCEPT, "the broker has it")
+
+    def answer(self, destination: str, request_id: int, code: int, data: Any, now: float) -> Verdict:
+        """A device answered; ``destination`` is what the topic of the answer names."""
+        request = self.requests.get(request_id)
+        if request is None:
+            return Verdict.LATE if self._job_of(request_id) else Verdict.UNKNOWN
+        if request.destination != destination:
+            return Verdict.FOREIGN
+        if request.is_final:
+            return Verdict.DUPLICATE if request.code is not None else Verdict.LATE
+        if request.attempt == 0 and request.id >= self._in_doubt_below:
+            return Verdict.UNKNOWN
+        if code == 102:
+            return self._progress(request, data, now)
+        if 200 <= code < 300:
+            self._end(request, RequestEvent.RESOLVE, now, code=code, result=data, reason=f"answered {code}")
+            return Verdict.APPLIED
+        if request.job.limits.retry.covers(code, _message_of(data)):
+            if not request.is_out:
+                return Verdict.DUPLICATE  # the attempt that it speaks of is over already
+            if self._retry(request, now, f"answered {code}"):
+                return Verdict.APPLIED
+        self._fail(request, now, code, data, f"answered {code}")
+        return Verdict.APPLIED
+
+    def refuse_answer(self, destination: str, reason: str, now: float) -> Verdict:
+        """An answer that can't be read because of its size ends what is out to its destination, with code 413."""
+        request = self._busy.get(destination)
+        if request is None:
+            return Verdict.UNKNOWN
+        self._fail(request, now, 413, {"message": reason}, reason)
+        return Verdict.APPLIED
+
+    def link(self, up: bool) -> None:
+        """Tell whether the broker can be reached; nothing is sent while it can't."""
+        self._link_up = up
+
+    def resend(self, now: float, only: Callable[[str], bool] | None = None) -> int:
+        """Send what is out once more, with its id: the broker, or the controller, has lost its memory of it.
+
+        :param only: chooses by destination.
+        :returns: how many.
+        """
+        chosen = [request for request in self._out.values() if only is None or only(request.destination)]
+        for request in chosen:
+            self._effects.sends.append((request, request.attempt))
+        return len(chosen)
+
+    # Inputs: time
+
+    def tick(self, now: float) -> None:
+        """Do what is due, then send what may be sent."""
+        while self._timers and self._timers[0][0] <= now:
+            _, _, call, ident = heapq.heappop(self._timers)
+            call(ident, now)
+        if now >= self._next_expiry:
+            self._expire(now)
+        self._dispatch(now)
+
+    def retire(self, now: float) -> list[Job]:
+        """Remove the finished jobs that are too old or too many; returns them."""
+        return [self.remove(job.id, now) for job in self._over_retention(now)]
+
+    # Inputs: start
+
+    def restore(self, jobs: Iterable[Job], requests: Iterable[Request], next_id: int, now: float) -> None:
+        """Take over what was stored, in any order: jobs, and the requests of those that have not ended.
+
+        What was sent waits for its answer. What was created may have been published just before the end, so that an
+        answer to it is as good as any; it is sent (again) when its turn comes.
+        """
+        for job in sorted(jobs, key=lambda job: job.id):
+            self.jobs[job.id] = job
+            if job.key is not None:
+                self._keys[job.key] = job.id
+            if not job.is_final:
+                job.counts = dict.fromkeys(RequestStatus, 0)
+                job.progress_sum = 0
+        for request in sorted(requests, key=lambda request: request.id):
+            self.requests[request.id] = request
+            request.job.counts[request.status] += 1
+            request.job.progress_sum += request.progress
+        self.next_id = self._in_doubt_below = max(next_id, FIRST_ID)
+        for job in [job for job in self.jobs.values() if not job.is_final]:
+            self._restore_job(job, now)
+
+    def _restore_job(self, job: Job, now: float) -> None:
+        own = [self.requests[request_id] for request_id in job.request_ids]
+        _link(own)
+        seen: set[str] = set()
+        for request in own:
+            if request.destination in seen:
+                continue
+            if request.status in REQUEST_OUT:
+                self._enter(request, (request.sent_at or now) + request.message.timeout)
+            if not request.is_final:
+                seen.add(request.destination)
+                request.is_head = True
+                if not request.is_out:
+                    job.ready.append(request.id)
+        if job.start_at is not None and job.start_at > now and job.started_at is None:
+            self._at(job.start_at, self._start_time, job.id)
+        elif job.status is JobStatus.PENDING:
+            self._start(job, now, "started")
+        self._watch_deadline(job)
+        self._wake(job)
+        if job.done_count == job.total_count:
+            self._finish(job, now)
+
+    # Jobs
+
+    def _expand(self, spec: JobSpec, now: float) -> Job:
+        job = Job(
+            id=self.next_id,
+            messages=spec.messages,
+            first_request=self.next_id + 1,
+            total_count=spec.total,
+            created_at=now,
+            limits=spec.limits,
+            start_at=spec.start_at,
+            name=spec.name,
+            labels=spec.labels,
+            key=spec.key,
+            fingerprint=spec.fingerprint,
+        )
+        self.next_id += 1
+        own = []
+        for number, destinations in spec.batch:
+            for destination in destinations:
+                own.append(Request(id=self.next_id, job=job, message_number=number, destination=destination))
+                self.next_id += 1
+        for request in own:
+            self.requests[request.id] = self._effects.requests[request.id] = request
+        for request in _link(own):
+            request.is_head = True
+            job.ready.append(request.id)
+        job.counts[RequestStatus.CREATED] = job.total_count
+        return job
+
+    def _start(self, job: Job, now: float, reason: str) -> None:
+        self._move_job(job, JobEvent.START, reason)
+        if job.started_at is None:
+            job.started_at = now
+        self._watch_deadline(job)
+        self._wake(job)
+
+    def _start_time(self, job_id: int, now: float) -> None:
+        job = self.jobs.get(job_id)
+        if job is not None and job.status is JobStatus.PENDING:
+            self._start(job, now, "its start time came")
+
+    def _watch_deadline(self, job: Job) -> None:
+        deadline = job.deadline
+        if deadline is not None:
+            self._at(deadline, self._deadline, job.id)
+
+    def _deadline(self, job_id: int, now: float) -> None:
+        job = self.jobs.get(job_id)
+        # The timer may be from before its limits changed.
+        if job is not None and not job.is_final and job.deadline is not None and job.deadline <= now:
+            reason = f"not done within {job.limits.timeout:g} s"
+            self._end_job(job, JobEvent.EXPIRE, RequestEvent.EXPIRE, reason, now)
+
+    def _move_job(self, job: Job, event: JobEvent, reason: str) -> None:
+        job.status = next_status("job", JOB_TRANSITIONS, job.status, event)
+        job.reason = reason
+        self._changed(job)
+
+    def _changed(self, job: Job) -> None:
+        self._effects.jobs[job.id] = job
+        if job.id not in self._effects.changes:
+            self._effects.changes[job.id] = (Change.CHANGED, job)
+
+    def _end_job(self, job: Job, event: JobEvent, request_event: RequestEvent, reason: str, now: float) -> None:
+        """End a job before its requests have, and them with it."""
+        self._move_job(job, event, reason)
+        for request_id in job.request_ids:
+            request = self.requests[request_id]
+            if not request.is_final:
+                self._end(request, request_event, now, reason=f"the job was {job.status.value}: {reason}")
+        self._close(job, now)
+
+    def _finish(self, job: Job, now: float) -> None:
+        failed = job.error_count
+        self._move_job(job, JobEvent.FINISH, f"all requests ended, {failed} of them without success" if failed
+                       else "all requests resolved")
+        self._close(job, now)
+
+    def _close(self, job: Job, now: float) -> None:
+        job.finished_at = now
+        job.ready.clear()
+        self._leave_ring(job)
+        # From here on its requests are read from the store.
+        for request_id in job.request_ids:
+            self.requests.pop(request_id, None)
+
+    def _over_retention(self, now: float) -> Iterator[Job]:
+        finished = sorted((job for job in self.jobs.values() if job.is_final), key=_finished_at)
+        jobs_over = len(finished) - self._retention.jobs
+        requests_over = sum(job.total_count for job in self.jobs.values()) - self._retention.requests
+        for job in finished:
+            if jobs_over <= 0 and requests_over <= 0 and _finished_at(job) > now - self._retention.age:
+                return
+            jobs_over -= 1
+            requests_over -= job.total_count
+            yield job
+
+    def _job_of(self, request_id: int) -> Job | None:
+        """The job that a request belongs to; only asked for requests that are no longer held."""
+        # Jobs lie in the order of their ids, and a job's requests follow its own id, so the last job before it is it.
+        low, high = 0, len(self.jobs)
+        ids = list(self.jobs)
+        while low < high:
+            middle = (low + high) // 2
+            if ids[middle] <= request_id:
+                low = middle + 1
+            else:
+                high = middle
+        job = self.jobs[ids[low - 1]] if low else None
+        return job if job is not None and request_id in job.request_ids else None
+
+    # Requests
+
+    def _move(self, request: Request, event: RequestEvent, reason: str) -> None:
+        status = next_status("request", REQUEST_TRANSITIONS, request.status, event)
+        counts = request.job.counts
+        counts[request.status] -= 1
+        counts[status] += 1
+        request.status = status
+        request.reason = reason
+        self._effects.requests[request.id] = request
+        self._changed(request.job)
+
+    def _progress(self, request: Request, data: Any, now: float) -> Verdict:
+        if not request.is_out:
+            return Verdict.LATE
+        reported = data.get("progress") if isinstance(data, dict) else None
+        if isinstance(reported, (int, float)) and not isinstance(reported, bool):
+            # 100 is for what has ended.
+            self._set_progress(request, min(max(int(reported), 0), 99))
+        if request.sent_at is None:
+            request.sent_at = now
+        self._move(request, RequestEvent.PROGRESS, f"the device reported {request.progress} %")
+        return Verdict.APPLIED
+
+    def _set_progress(self, request: Request, progress: int) -> None:
+        request.job.progress_sum += progress - request.progress
+        request.progress = progress
+
+    def _retry(self, request: Request, now: float, why: str) -> bool:
+        """Put a request back for another attempt, or tell that there is none left."""
+        delay = request.job.limits.retry.next_delay(request.attempt, self._random.random())
+        if delay is None:
+            return False
+        self._leave(request)
+        self._set_progress(request, 0)
+        request.retry_at = now + delay
+        self._move(request, RequestEvent.RETRY, f"{why}, attempt {request.attempt + 1} follows in {delay:.1f} s")
+        self._at(request.retry_at, self._ready_again, request.id)
+        return True
+
+    def _ready_again(self, request_id: int, now: float) -> None:
+        request = self.requests.get(request_id)
+        if request is not None and request.status is RequestStatus.CREATED and not request.is_out:
+            request.job.ready.appendleft(request.id)
+            self._wake(request.job)
+
+    def _fail(self, request: Request, now: float, code: int, data: Any, reason: str) -> None:
+        result = {"code": code, "resource": request.message.resource, "data": data}
+        self._end(request, RequestEvent.FAIL, now, code=code, result=result, reason=reason)
+
+    def _end(
+        self,
+        request: Request,
+        event: RequestEvent,
+        now: float,
+        *,
+        reason: str,
+        code: int | None = None,
+        result: Any = None,
+    ) -> None:
+        job = request.job
+        self._leave(request)
+        if code is not None and request.sent_at is None:
+            request.sent_at = now  # its answer overtook the broker's acknowledgement
+        self._set_progress(request, 100)
+        request.code, request.result, request.finished_at = code, result, now
+        self._move(request, event, reason)
+        if job.is_final:
+            return  # the job takes its requests with it
+        if request.is_head:
+            self._advance(request)
+        if job.done_count == job.total_count:
+            self._finish(job, now)
+        elif job.limits.abort is not None and job.limits.abort.reached(job.failed_count, job.done_count):
+            reason = f"{job.failed_count} of {job.done_count} ended requests failed"
+            self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, reason, now)
+
+    def _advance(self, request: Request) -> None:
+        """Make the job's next request to the same destination its head."""
+        following = self.requests.get(request.next_id)
+        while following is not None and following.is_final:
+            following = self.requests.get(following.next_id)
+        if following is not None:
+            following.is_head = True
+            request.job.ready.append(following.id)
+            self._wake(request.job)
+
+    # The window
+
+    def _dispatch(self, now: float) -> None:
+        if not self._link_up:
+            return
+        while len(self._out) < self.window:
+            request = self._next_request(now)
+            if request is None:
+                return
+            self._send(request, now)
+
+    def _next_request(self, now: float) -> Request | None:
+        """The request to send next: the highest priority first, jobs of one priority in turn."""
+        for priority in sorted(self._rings, reverse=True):
+            ring = self._rings[priority]
+            while ring:
+                job = ring[0]
+                request = self._take(job, now)
+                if request is not None:
+                    ring.rotate(-1)
+                    return request
+                ring.popleft()
+                job.runnable = False
+            del self._rings[priority]
+        return None
+
+    def _take(self, job: Job, now: float) -> Request | None:
+        """The job's next request, if it may send one now; whatever forbids it wakes the job when it is over."""
+        if job.status is not JobStatus.DISPATCHING:
+            return None
+        if job.limits.concurrency is not None and job.out_count >= job.limits.concurrency:
+            return None
+        if job.limits.rate is not None and job.ready and job.next_send_at > now:
+            if job.rate_timer != job.next_send_at:
+                job.rate_timer = job.next_send_at
+                self._at(job.next_send_at, self._rate_time, job.id)
+            return None
+        while job.ready:
+            request = self.requests[job.ready.popleft()]
+            if request.status is not RequestStatus.CREATED or request.is_out:
+                continue
+            if request.destination not in self._busy:
+                return request
+            self._parked.setdefault(request.destination, []).append(request)
+        return None
+
+    def _send(self, request: Request, now: float) -> None:
+        job = request.job
+        request.attempt += 1
+        self._enter(request, now + request.message.timeout)
+        if job.limits.rate is not None:
+            job.next_send_at = max(now, job.next_send_at) + job.limits.rate.interval(job.finish_count)
+        self._effects.sends.append((request, request.attempt))
+
+    def _enter(self, request: Request, deadline: float) -> None:
+        request.deadline = deadline
+        request.is_out = True
+        request.job.out_count += 1
+        self._out[request.id] = request
+        self._busy[request.destination] = request
+        self._next_expiry = min(self._next_expiry, deadline)
+
+    def _leave(self, request: Request) -> None:
+        if not request.is_out:
+            return
+        request.is_out = False
+        job = request.job
+        job.out_count -= 1
+        del self._out[request.id]
+        del self._busy[request.destination]
+        for parked in reversed(self._parked.pop(request.destination, ())):
+            parked.job.ready.appendleft(parked.id)
+            self._wake(parked.job)
+        self._wake(job)
+
+    def _wake(self, job: Job) -> None:
+        """Put a job back in the ring of its priority, if it has something to send."""
+        if not job.runnable and job.ready and job.status is JobStatus.DISPATCHING:
+            job.runnable = True
+            self._rings.setdefault(job.limits.priority, deque()).append(job)
+
+    def _rate_time(self, job_id: int, now: float) -> None:
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self._wake(job)
+
+    def _leave_ring(self, job: Job) -> None:
+        if job.runnable:
+            self._rings[job.limits.priority].remove(job)
+            job.runnable = False
+
+    def _expire(self, now: float) -> None:
+        """Let go of what has been out too long. At most ``window`` requests are out, so a scan is cheap."""
+        for request in [request for request in self._out.values() if request.deadline <= now]:
+            if request.is_out:  # an earlier one may have ended its job
+                self._time_out(request, now)
+        self._next_expiry = min((request.deadline for request in self._out.values()), default=float("inf"))
+
+    def _time_out(self, request: Request, now: float) -> None:
+        reason = f"no answer within {request.message.timeout:g} s"
+        if TIMEOUT in request.job.limits.retry.on and self._retry(request, now, reason):
+            return
+        self._end(request, RequestEvent.EXPIRE, now, reason=reason)
+
+    def _at(self, when: float, call: Callable[[int, float], None], ident: int) -> None:
+        """Have ``call(ident, now)`` made when it is time. An id, not the object: timers outlive what they are for."""
+        self._timer_count += 1  # equal times keep their order
+        heapq.heappush(self._timers, (when, self._timer_count, call, ident))
+
+
+def _link(requests: Iterable[Request]) -> list[Request]:
+    """Chain the requests to each destination, in their order; returns the first of each chain."""
+    last: dict[str, Request] = {}
+    heads = []
+    for request in requests:
+        previous = last.get(request.destination)
+        if previous is None:
+            heads.append(request)
+        else:
+            previous.next_id = request.id
+        last[request.destination] = request
+    return heads
+
+
+def _finished_at(job: Job) -> float:
+    return job.finished_at or 0.0
+
+
+def _message_of(data: Any) -> str:
+    message = data.get("message") if isinstance(data, dict) else None
+    return message if isinstance(message, str) else ""

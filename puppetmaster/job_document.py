@@ -1,0 +1,460 @@
+"""The job document: three spellings of one thing, checked and brought to one form here and nowhere else.
+
+=========== ================================================================================================
+batch       ``batch: [{method, resource, data?, __request: {destination}}]``, also ``__request.__destination``
+            and a bare ``__destination``
+collection  ``collection: [{method, resource, data?, __destination}]``; a client's id, tunnel, __task are ignored
+broadcast   ``destinations, message: {method, resource, data?}, options: {timeout}`` (this timeout in milliseconds)
+=========== ================================================================================================
+
+A destination is a text or a list of texts. Every fault is reported with the path to it, not only the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from puppetmaster.errors import Fault, InvalidDocument, TooLarge
+from puppetmaster.models import JobSpec, Limits, Message
+from puppetmaster.policies import (
+    LOCALHOST,
+    TIMEOUT,
+    TRANSIENT_CODES,
+    AbortThreshold,
+    Rate,
+    RetryPolicy,
+    destination_fault,
+)
+from puppetmaster.times import from_text
+
+MAX_SECONDS = 10 * 366 * 86400.0
+"""Ten years: no timeout is longer, and times stay within what a calendar can say."""
+
+MAX_RESOURCE_BYTES = 1023
+"""The controller's buffer for a resource."""
+
+MAX_FAULTS = 20
+"""How many faults are reported at once: a list of 100,000 bad destinations says enough with the first ones."""
+
+MAX_DEPTH = 100
+"""How deep a body may nest: the SDK copies bodies recursively."""
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+# Value types
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _check_destination(value: str) -> str:
+    fault = destination_fault(value)
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+def _check_resource(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError("a resource begins with /")
+    if any(ord(char) < 0x20 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("a resource can't contain control characters or surrogates")
+    if len(value.encode()) > MAX_RESOURCE_BYTES:
+        raise ValueError(f"a resource has at most {MAX_RESOURCE_BYTES} bytes")
+    return value
+
+
+def _check_text(value: str) -> str:
+    if any(ord(char) < 0x20 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("control characters and surrogates are not allowed")
+    return value
+
+
+def _check_data(value: Any) -> Any:
+    fault = data_fault(value)
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+def data_fault(value: Any) -> str | None:
+    """Why a value can't travel as JSON unchanged, or none when it can."""
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return "NaN and Infinity are not JSON"
+        if isinstance(item, (dict, list)):
+            if depth > MAX_DEPTH:
+                return f"it is nested more than {MAX_DEPTH} levels deep"
+            children = item.values() if isinstance(item, dict) else item
+            pending.extend((child, depth + 1) for child in children)
+    try:
+        orjson.dumps(value)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _read_time(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError("a time is a text such as 2026-01-31T12:00:00Z")
+    try:
+        return from_text(value)
+    except (ValueError, OverflowError):
+        raise ValueError("a time is a text such as 2026-01-31T12:00:00Z") from None
+
+
+def _read_labels(value: object) -> object:
+    # {"site": "berlin"} is another way to write ["site=berlin"].
+    if isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair):
+        return [f"{name}={text}" for name, text in value.items()]
+    return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Destination = Annotated[str, AfterValidator(_check_destination)]
+Destinations = Annotated[list[Destination], Field(min_length=1), BeforeValidator(_listed)]
+Method = Annotated[Literal["get", "post", "put", "delete"], BeforeValidator(_lower)]
+Resource = Annotated[str, AfterValidator(_check_resource)]
+Data = Annotated[Any, AfterValidator(_check_data)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, le=MAX_SECONDS * 1000, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+PerMinute = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_check_text)]
+Time = Annotated[Any, BeforeValidator(_read_time)]
+Labels = Annotated[list[Name], Field(max_length=64), BeforeValidator(_read_labels)]
+
+
+class _Part(BaseModel):
+    """Unknown fields are faults: a typing error must not change what a fleet is told to do."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Lenient(BaseModel):
+    """Unknown fields are ignored: clients send whole messages, ids and tunnels included."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class RetryPart(_Part):
+    """``retry``."""
+
+    limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    delay: Seconds = 1.0
+    factor: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 2.0
+    max_delay: Seconds = Field(60.0, alias="maxDelay")
+    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    on: list[Annotated[int, Field(ge=100, le=999)] | Literal["timeout"]] = Field(
+        default=[*TRANSIENT_CODES, TIMEOUT], min_length=1
+    )
+
+    def to_policy(self) -> RetryPolicy:
+        """The policy that it describes."""
+        return RetryPolicy(
+            limit=self.limit,
+            delay=self.delay,
+            factor=self.factor,
+            max_delay=self.max_delay,
+            jitter=self.jitter,
+            on=frozenset(self.on),
+        )
+
+
+class RatePart(_Part):
+    """``rate``."""
+
+    per_minute: PerMinute = Field(alias="perMinute")
+    factor: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
+    every: Count = 1
+    max: PerMinute | None = None
+
+    def to_policy(self) -> Rate:
+        """The rate that it describes."""
+        return Rate(per_minute=self.per_minute, factor=self.factor, every=self.every, maximum=self.max)
+
+
+class AbortPart(_Part):
+    """``abort``."""
+
+    error_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = Field(alias="errorPercent")
+    minimum: Count = 1
+
+    def to_policy(self) -> AbortThreshold:
+        """The threshold that it describes."""
+        return AbortThreshold(error_percent=self.error_percent, minimum=self.minimum)
+
+
+class LimitsPart(_Part):
+    """What a job may be given at its birth and later."""
+
+    timeout: Seconds | None = None
+    concurrency: Count | None = None
+    retry: RetryPart | None = None
+    rate: RatePart | None = None
+    abort: AbortPart | None = None
+    priority: Annotated[int, Field(ge=0, le=100)] | None = None
+
+    def to_limits(self, base: Limits) -> Limits:
+        """``base`` with what was given; a field that is null goes back to its default."""
+        given = self.model_fields_set
+        default = Limits()
+        return Limits(
+            timeout=self.timeout if "timeout" in given else base.timeout,
+            concurrency=self.concurrency if "concurrency" in given else base.concurrency,
+            retry=(self.retry.to_policy() if self.retry else default.retry) if "retry" in given else base.retry,
+            rate=(self.rate.to_policy() if self.rate else None) if "rate" in given else base.rate,
+            abort=(self.abort.to_policy() if self.abort else None) if "abort" in given else base.abort,
+            priority=(default.priority if self.priority is None else self.priority)
+            if "priority" in given
+            else base.priority,
+        )
+
+
+class MessagePart(_Lenient):
+    """A message."""
+
+    method: Method
+    resource: Resource
+    data: Data = None
+
+
+class RequestPart(_Lenient):
+    """``__request`` of a message."""
+
+    destination: Destinations | None = None
+    old_destination: Destinations | None = Field(None, alias="__destination")
+    timeout: Seconds | None = None
+
+
+class BatchPart(MessagePart):
+    """One message of ``batch`` or ``collection`` and where it goes."""
+
+    request: RequestPart | None = Field(None, alias="__request")
+    destination: Destinations | None = Field(None, alias="__destination")
+
+    @property
+    def destinations(self) -> list[str] | None:
+        """Where it goes, whichever way it was written."""
+        part = self.request
+        return (part.destination or part.old_destination if part else None) or self.destination
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for its requests, if it has its own."""
+        return self.request.timeout if self.request else None
+
+
+class OptionsPart(_Lenient):
+    """``options`` of the predecessor."""
+
+    timeout: Milliseconds | None = None
+
+
+class _JobPart(LimitsPart):
+    request_timeout: Seconds | None = Field(None, alias="requestTimeout")
+    start_at: Time | None = Field(None, alias="startAt")
+    name: Name | None = None
+    labels: Labels | None = None
+    key: Name | None = None
+
+
+class BatchJob(_JobPart):
+    """The spelling ``batch``."""
+
+    batch: Annotated[list[BatchPart], Field(min_length=1)]
+
+
+class CollectionJob(_JobPart):
+    """The spelling ``collection``."""
+
+    collection: Annotated[list[BatchPart], Field(min_length=1)]
+
+
+class BroadcastJob(_JobPart):
+    """The spelling ``destinations`` and ``message``."""
+
+    destinations: Destinations
+    message: MessagePart
+    options: OptionsPart | None = None
+
+
+class SingleRequest(_Part):
+    """The body of POST /requests."""
+
+    destination: Destination = LOCALHOST
+    message: MessagePart
+    options: OptionsPart | None = None
+
+
+class JobUpdate(LimitsPart):
+    """The body of PUT /jobs/:id."""
+
+    status: Literal["paused", "dispatching", "canceled"] | None = None
+
+
+# Reading
+
+
+class JobReader:
+    """Reads job documents.
+
+    :param request_timeout: seconds for each request of a job that names none.
+    :param max_requests: how many requests a job may expand to.
+    """
+
+    def __init__(self, *, request_timeout: float = 3600.0, max_requests: int = 100_000) -> None:
+        self.request_timeout = request_timeout
+        self.max_requests = max_requests
+
+    def job(self, document: object) -> JobSpec:
+        """What a body of POST /jobs asks for.
+
+        :raises InvalidDocument: with every fault that was found.
+        :raises TooLarge: when it expands to too many requests.
+        """
+        spelling = _spelling(document)
+        if spelling == "batch":
+            part = _parse(BatchJob, document)
+            return self._spec(document, part, self._batched(part.batch, "batch"), part.request_timeout)
+        if spelling == "collection":
+            listed = _parse(CollectionJob, document)
+            return self._spec(document, listed, self._batched(listed.collection, "collection"), listed.request_timeout)
+        cast = _parse(BroadcastJob, document)
+        batch = [(cast.message, cast.destinations, None)]
+        return self._spec(document, cast, batch, cast.request_timeout or _milliseconds(cast.options))
+
+    def request(self, document: object) -> JobSpec:
+        """What a body of POST /requests asks for: a job of one request."""
+        part = _parse(SingleRequest, document)
+        batch: list[tuple[MessagePart, list[str], float | None]] = [(part.message, [part.destination], None)]
+        return self._spec(document, _JobPart.model_validate({}), batch, _milliseconds(part.options))
+
+    def update(self, document: object) -> JobUpdate:
+        """What a body of PUT /jobs/:id asks for.
+
+        :raises InvalidDocument: also when it asks for nothing.
+        """
+        part = _parse(JobUpdate, document)
+        if not part.model_fields_set:
+            raise InvalidDocument([Fault("", "give a status or a limit to change")])
+        return part
+
+    def _batched(
+        self, items: Sequence[BatchPart], field: str
+    ) -> list[tuple[MessagePart, list[str], float | None]]:
+        missing = "__request.destination" if field == "batch" else "__destination"
+        faults = [
+            Fault(f"{field}.{number}.{missing}", "it is missing")
+            for number, item in enumerate(items)
+            if not item.destinations
+        ]
+        if faults:
+            raise InvalidDocument(faults[:MAX_FAULTS])
+        return [(item, item.destinations or [], item.timeout) for item in items]
+
+    def _spec(
+        self,
+        document: object,
+        part: _JobPart,
+        batch: Sequence[tuple[MessagePart, list[str], float | None]],
+        request_timeout: float | None,
+    ) -> JobSpec:
+        total = sum(len(destinations) for _, destinations, _ in batch)
+        if total > self.max_requests:
+            raise TooLarge(f"the job has {total} requests, over the limit of {self.max_requests}; split it")
+        default = request_timeout or self.request_timeout
+        messages: dict[bytes, int] = {}
+        expansion = []
+        unique: list[Message] = []
+        for item, destinations, timeout in batch:
+            message = Message(
+                method=item.method, resource=item.resource, data=item.data, timeout=timeout or default
+            )
+            number = messages.setdefault(_identity(message), len(unique))
+            if number == len(unique):
+                unique.append(message)
+            expansion.append((number, destinations))
+        return JobSpec(
+            messages=tuple(unique),
+            batch=expansion,
+            limits=part.to_limits(Limits()),
+            start_at=part.start_at,
+            name=part.name,
+            labels=tuple(part.labels or ()),
+            key=part.key,
+            fingerprint=_fingerprint(document) if part.key is not None else "",
+        )
+
+
+def _spelling(document: object) -> str:
+    if not isinstance(document, dict):
+        raise InvalidDocument([Fault("", "the body has to be a JSON object")])
+    found = [name for name in ("batch", "collection", "destinations", "message") if name in document]
+    if not found:
+        raise InvalidDocument([Fault("", "it needs batch, collection, or destinations and message")])
+    if "destinations" in found or "message" in found:
+        if "batch" in found or "collection" in found:
+            raise InvalidDocument([Fault(found[0], f"it can't stand beside {found[1]}")])
+        return "broadcast"
+    if len(found) > 1:
+        raise InvalidDocument([Fault(found[0], f"it can't stand beside {found[1]}")])
+    return found[0]
+
+
+def _parse(model: type[_Model], document: object) -> _Model:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InvalidDocument([_fault(found) for found in error.errors()[:MAX_FAULTS]]) from None
+
+
+# A step of pydantic's own on the way to a value, no field of the document.
+_INNER_STEPS = ("function-", "literal[", "constrained-", "list[", "int", "str")
+
+
+def _fault(error: Mapping[str, Any]) -> Fault:
+    path = ".".join(str(step) for step in error["loc"] if not str(step).startswith(_INNER_STEPS))
+    message = error["msg"]
+    for prefix in ("Value error, ", "Assertion failed, "):
+        message = message.removeprefix(prefix)
+    return Fault(_printable(path), _printable(message))
+
+
+def _printable(text: str, limit: int = 200) -> str:
+    """A text that can be encoded, whatever a caller put into a field's name."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
+def _milliseconds(options: OptionsPart | None) -> float | None:
+    return options.timeout / 1000.0 if options and options.timeout else None
+
+
+def _identity(message: Message) -> bytes:
+    return orjson.dumps([message.method, message.resource, message.timeout, message.data])
+
+
+def _fingerprint(document: object) -> str:
+    # Fields that are ignored may hold what only the standard library can write.
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""What a job asks for beyond its messages: decisions as values that check themselves when made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+LOCALHOST = "localhost"
+"""The destination that stands for this machine: its requests go through the local controller."""
+
+MAX_DESTINATION = 128
+
+# What MQTT forbids in a topic or makes a level of its own, and what Mosquitto drops the publisher for: separators,
+# control characters, surrogates and the noncharacters at the end of every plane.
+_PLANE_ENDS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_POISON = re.compile(f"[/+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_ENDS}]")
+
+TRANSIENT_CODES = frozenset({408, 423, 429, 503})
+"""Answers that speak of the moment, not of the request: too slow, locked, too many, out of service."""
+
+TIMEOUT: Literal["timeout"] = "timeout"
+
+
+def destination_fault(destination: str) -> str | None:
+    """Why a text can't be a destination, or none when it can.
+
+    A destination is one level of a topic. One that MQTT forbids makes the broker drop the connection of whoever
+    publishes to it, again after every reconnect, so it is refused before anything is created.
+    """
+    if not destination:
+        return "a destination can't be empty"
+    if len(destination) > MAX_DESTINATION:
+        return f"a destination has at most {MAX_DESTINATION} characters, this one has {len(destination)}"
+    if destination.startswith("$"):
+        return "a destination can't begin with $"
+    found = _POISON.search(destination)
+    return f"a destination can't contain {found.group()!a}" if found else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a request is tried again.
+
+    After attempt ``n`` came to nothing the next one follows in ``min(max_delay, delay * factor ** (n - 1))`` seconds,
+    shortened at random by up to the share ``jitter`` of it, so that a fleet that failed together does not come back
+    together. ``limit`` counts the attempts after the first; 0 means none.
+    """
+
+    limit: int = 3
+    delay: float = 1.0
+    factor: float = 2.0
+    max_delay: float = 60.0
+    jitter: float = 0.5
+    on: frozenset[int | str] = field(default=TRANSIENT_CODES)
+    """Answer codes, and ``"timeout"`` for silence."""
+
+    def next_delay(self, attempt: int, random: float) -> float | None:
+        """Seconds until the attempt after ``attempt``, or none when that was the last; ``random`` is in [0, 1)."""
+        if attempt > self.limit:
+            return None
+        # The exponent is bounded, for 2.0 ** 2000 is an OverflowError.
+        grown = self.delay * self.factor ** min(attempt - 1, 64)
+        return min(self.max_delay, grown) * (1.0 - self.jitter * random)
+
+    def covers(self, code: int, message: str) -> bool:
+        """Whether an answer with this code calls for another attempt.
+
+        A controller answers 403 ``'id' was used`` while it still works on an earlier attempt: that is transient too.
+        """
+        return code in self.on or (code == 403 and "was used" in message)
+
+
+DEFAULT_RETRY = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How many requests of a job may be sent in a minute.
+
+    With a ``factor`` the rate grows: it is multiplied by it for every ``every`` requests that resolved, up to
+    ``maximum``. It grows with what has worked, not with what was tried, so that a bad command stays slow.
+    """
+
+    per_minute: float
+    factor: float = 1.0
+    every: int = 1
+    maximum: float | None = None
+
+    def interval(self, resolved: int) -> float:
+        """Seconds between two requests when ``resolved`` of the job's requests have resolved."""
+        steps = min(resolved // self.every, 1000) if self.factor > 1.0 else 0
+        ceiling = self.maximum if self.maximum is not None else 1e9
+        try:
+            rate = min(self.per_minute * self.factor**steps, max(ceiling, self.per_minute))
+        except OverflowError:
+            rate = ceiling
+        return 60.0 / rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortThreshold:
+    """When a job gives up: ``error_percent`` of at least ``minimum`` ended requests failed."""
+
+    error_percent: float
+    minimum: int = 1
+
+    def reached(self, failed: int, ended: int) -> bool:
+        """Whether ``failed`` of ``ended`` requests are too many."""
+        return ended >= self.minimum and failed > 0 and failed * 100.0 >= self.error_percent * ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long finished jobs are kept, in seconds, and how many of them and of their requests."""
+
+    age: float = 30 * 86400.0
+    jobs: int = 1000
+    requests: int = 500_000

@@ -1,0 +1,476 @@
+"""Carries out what the engine decides, on one asyncio loop, in the order save, publish, tell.
+
+Everything that touches state runs on this loop. Inputs go into the engine at once; a cycle then takes all that has
+gathered, saves it in one commit, publishes what is to be sent and tells what has changed, while the inputs of the next
+cycle gather. Whoever must not go on before the disk has it waits for the end of the cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from puppetmaster import queries, views
+from puppetmaster.documents import (
+    JOBS,
+    MESSAGES,
+    META,
+    META_ID,
+    REQUESTS,
+    Document,
+    job_from_document,
+    job_to_document,
+    messages_to_document,
+    request_from_document,
+    request_to_document,
+)
+from puppetmaster.engine import Change, Engine, Verdict
+from puppetmaster.errors import IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
+from puppetmaster.job_document import JobReader
+from puppetmaster.models import Job, JobSpec, Request
+from puppetmaster.states import RequestStatus
+from puppetmaster.store import Store
+from puppetmaster.views import View
+from puppetmaster.wire import MAX_BUS_BYTES, Answer
+
+logger = logging.getLogger(__name__)
+
+STORE_RETRY = 1.0
+"""Seconds between two attempts to write, while the store can't."""
+
+RETIRE_INTERVAL = 60.0
+"""Seconds between two looks for finished jobs that are too old."""
+
+SCAN_CHUNK = 2000
+"""Documents that are looked at before the loop gets a turn."""
+
+ANSWER_MARGIN = 8192
+"""Bytes of an answer that are not its list: the job itself and the message around it."""
+
+
+_T = TypeVar("_T")
+
+
+class Outlet(Protocol):
+    """Where the service's doings go. No method blocks or raises."""
+
+    def send(self, request: Request, attempt: int) -> None:
+        """Publish a request; may be called again with the same attempt."""
+
+    def tell(self, change: Change, job_id: int, document: Document | None) -> None:
+        """Tell that a job changed; its document is on disk, none when it was removed."""
+
+    def retain(self, job_id: int, document: Document) -> None:
+        """Retain the state of a job for whoever comes to watch."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one cycle saves, and what follows when it is saved."""
+
+    saved: asyncio.Future[None]
+    """Fails when the first attempt to save does."""
+    durable: asyncio.Future[None]
+    """Done when it is on disk, however long that takes."""
+    filled: bool = False
+    """Whether there is anything in it."""
+    sends: list[tuple[Request, int]] = field(default_factory=list)
+    changes: list[tuple[Change, int, Document | None]] = field(default_factory=list)
+
+
+class Service:
+    """The bundle's one way to everything: callers ask it, devices answer it.
+
+    :param now: the time, in seconds since 1970, never going backwards.
+    """
+
+    def __init__(
+        self, *, store: Store, engine: Engine, reader: JobReader, outlet: Outlet, now: Callable[[], float]
+    ) -> None:
+        self.dropped: Counter[str] = Counter()
+        """Answers that changed nothing, by the reason."""
+        self.unavailable = ""
+        """Why the store can't write; empty while it can."""
+        self._store = store
+        self._engine = engine
+        self._reader = reader
+        self._outlet = outlet
+        self._now = now
+        self._online = False
+        self._work = asyncio.Event()
+        self._saved_next_id = 0
+        self._next_retire = 0.0
+        self._closing = False
+        self._committing = False
+        self._batch = self._new_batch()
+        self._cycle: asyncio.Task[None] | None = None
+
+    # Life
+
+    def load(self, instance: str) -> None:
+        """Take over what the store holds, and note the instance in it."""
+        meta = self._store.get(META, META_ID) or {}
+        jobs = {job_id: self._load_job(job_id, document) for job_id, document in self._store.scan(JOBS)}
+        live = [job for job in jobs.values() if not job.is_final]
+        requests = [
+            request_from_document(request_id, document, job)
+            for job in live
+            for request_id, document in self._store.scan(REQUESTS, job.request_ids)
+        ]
+        self._engine.restore(jobs.values(), requests, meta.get("nextId", 0), self._now())
+        self._store.put(META, {META_ID: {**meta, "instance": instance, "nextId": self._engine.next_id}})
+        self._saved_next_id = self._engine.next_id
+        logger.info("%d jobs in the store, %d of them unfinished, %d requests out", len(jobs), len(live),
+                    self._engine.out_count)
+
+    def start(self) -> None:
+        """Begin to work."""
+        for job_id, document in self._store.scan(JOBS):
+            self._outlet.retain(job_id, document)
+        self._cycle = asyncio.create_task(self._run(), name="service-cycle")
+        self._work.set()
+
+    async def close(self) -> None:
+        """Save what has gathered and stop."""
+        if self._cycle is None:
+            return
+        self._closing = True
+        self._work.set()
+        try:
+            await asyncio.wait_for(self._cycle, 10.0)
+        except asyncio.TimeoutError:
+            logger.error("stopped with changes that the store could not write: %s", self.unavailable)
+        self._cycle = None
+
+    @property
+    def cycle(self) -> asyncio.Task[None] | None:
+        """The task that does the work; it ends only with :meth:`close`, or by an error in the program."""
+        return self._cycle
+
+    # The bus
+
+    def link(self, up: bool) -> None:
+        """The data plane's connection came or went."""
+        self._online = up
+        self._engine.link(up and not self.unavailable)
+        self._work.set()
+
+    def resend(self, only: Callable[[str], bool] | None = None) -> int:
+        """Send what is out once more: the broker, or the controller, has lost it. Returns how many."""
+        count = self._engine.resend(self._now(), only)
+        self._work.set()
+        return count
+
+    def accepted(self, request: Request, attempt: int) -> None:
+        """The broker has a request."""
+        self._engine.accepted(request.id, attempt, self._now())
+        self._work.set()
+
+    async def answer(self, answer: Answer) -> None:
+        """A device answered; returns when that is on disk, or when it changed nothing."""
+        verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
+        await self._settle(verdict, answer.destination, answer.request_id)
+
+    async def refuse_answer(self, destination: str, reason: str) -> None:
+        """A device answered with more than can be taken; returns when that is on disk."""
+        await self._settle(self._engine.refuse_answer(destination, reason, self._now()), destination, None)
+
+    async def _settle(self, verdict: Verdict, destination: str, request_id: int | None) -> None:
+        if verdict is Verdict.APPLIED:
+            self._work.set()
+            await asyncio.shield(self._batch.durable)
+            return
+        self.dropped[verdict.value] += 1
+        logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
+
+    # Jobs
+
+    async def create_job(self, document: object) -> View:
+        """Make a job and answer it with the ids of its requests; it is on disk then.
+
+        :raises InvalidDocument: with every fault in the document.
+        :raises TooLarge: when it has too many requests.
+        :raises KeyConflict: when its key belongs to a job with another body.
+        :raises StoreUnavailable: when it could not be saved; it was not made then.
+        """
+        job = await self._submit(self._reader.job(document))
+        return {**self._job_view(job), "requests": list(job.request_ids)}
+
+    async def list_jobs(self, query: Mapping[str, Any]) -> list[View]:
+        """A page of the jobs, newest first."""
+        wanted = queries.parse(queries.JobsQuery, query)
+        found = [
+            job_id
+            for job_id, job in reversed(self._engine.jobs.items())
+            if (wanted.status is None or job.status in wanted.status)
+            and (wanted.label is None or set(wanted.label) <= set(job.labels))
+            and (wanted.since is None or job.created_at >= wanted.since)
+        ]
+        self._stage()
+        page = self._store.scan(JOBS, found[wanted.offset : wanted.offset + wanted.limit])
+        return await self._when_saved([views.job_view(job_id, document) for job_id, document in page])
+
+    async def show_job(self, job_id: int, query: Mapping[str, Any]) -> View:
+        """One job and a page of its requests."""
+        wanted = queries.parse(queries.JobQuery, query)
+        job = self._engine.job(job_id)
+        self._stage()
+        return await self._when_saved(await self._job_with_requests(job, wanted))
+
+    async def update_job(self, job_id: int, document: object) -> View:
+        """Pause, resume or cancel a job, or give it other limits."""
+        update = self._reader.update(document)
+        now = self._now()
+        job = self._engine.job(job_id)
+        limits = update.to_limits(job.limits)
+        if limits != job.limits:
+            self._engine.limit(job_id, limits, now)
+        if update.status == "paused":
+            self._engine.pause(job_id)
+        elif update.status == "dispatching":
+            self._engine.resume(job_id, now)
+        elif update.status == "canceled":
+            self._engine.cancel(job_id, now)
+        await self._saved()
+        return self._job_view(job)
+
+    async def remove_job(self, job_id: int) -> View:
+        """Cancel what is unfinished of a job, and remove it; answers its last state."""
+        job = self._engine.remove(job_id, self._now())
+        view = views.job_view(job_id, job_to_document(job))
+        await self._saved()
+        return view
+
+    # Requests
+
+    async def create_request(self, document: object) -> View:
+        """Make a job of one request, and answer the request."""
+        job = await self._submit(self._reader.request(document))
+        return self._request_view(job.first_request)
+
+    async def list_requests(self, query: Mapping[str, Any]) -> list[View]:
+        """A page of the requests, newest first."""
+        wanted = queries.parse(queries.RequestsQuery, query)
+        jobs = [self._engine.jobs[wanted.job]] if wanted.job in self._engine.jobs else []
+        if wanted.job is None:
+            jobs = list(reversed(self._engine.jobs.values()))
+        self._stage()
+        ids = (request_id for job in jobs for request_id in reversed(job.request_ids))
+        return await self._when_saved(await self._page(ids, wanted, wanted.status, wanted.destination))
+
+    async def show_request(self, request_id: int) -> View:
+        """One request."""
+        self._stage()
+        return await self._when_saved(self._request_view(request_id))
+
+    async def cancel_request(self, request_id: int) -> View:
+        """Cancel a request that has not ended."""
+        try:
+            self._engine.cancel_request(request_id, self._now())
+        except RequestNotFound:
+            document = self._store.get(REQUESTS, request_id)
+            if document is None:
+                raise
+            if document["status"] != RequestStatus.CANCELED.value:
+                raise IllegalTransition("request", document["status"], "cancel") from None
+        await self._saved()
+        return self._request_view(request_id)
+
+    # Inside: callers
+
+    async def _submit(self, spec: JobSpec) -> Job:
+        if self.unavailable:
+            raise StoreUnavailable(self.unavailable)
+        ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
+        if ids_bytes > MAX_BUS_BYTES - ANSWER_MARGIN:
+            raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
+        job, created = self._engine.submit(spec, self._now())
+        try:
+            await self._saved()
+        except StoreUnavailable:
+            if created and job.id in self._engine.jobs:
+                self._engine.remove(job.id, self._now())
+            raise
+        return job
+
+    async def _saved(self) -> None:
+        """Wait until all that has happened so far is on disk.
+
+        :raises StoreUnavailable: when the attempt failed; what happened is saved as soon as the store can write.
+        """
+        self._work.set()
+        await asyncio.shield(self._batch.saved)
+
+    async def _when_saved(self, rendered: _T) -> _T:
+        """Hand out what was read when it is on disk; while the store can't write, at once."""
+        if not self.unavailable and (self._committing or self._batch.filled):
+            with contextlib.suppress(StoreUnavailable):
+                await self._saved()
+        return rendered
+
+    def _job_view(self, job: Job) -> View:
+        return views.job_view(job.id, job_to_document(job))
+
+    async def _job_with_requests(self, job: Job, wanted: queries.JobQuery) -> View:
+        view = self._job_view(job)
+        if wanted.collection is False and wanted.status is None:
+            ids = job.request_ids[wanted.offset :]
+            return {**view, "requests": list(ids[: wanted.limit] if "limit" in wanted.model_fields_set else ids)}
+        page = await self._page(job.request_ids, wanted, wanted.status, None)
+        ids_of_page = [request["id"] for request in page]
+        if wanted.collection is None:
+            return {**view, "requests": page}
+        if wanted.collection:
+            return {**view, "requests": ids_of_page, "collection": page}
+        return {**view, "requests": ids_of_page}
+
+    async def _page(
+        self,
+        ids: Iterable[int],
+        page: queries.Page,
+        statuses: list[RequestStatus] | None,
+        destinations: list[str] | None,
+    ) -> list[View]:
+        wanted_statuses = None if statuses is None else {status.value for status in statuses}
+        found: list[View] = []
+        skip = page.offset
+        for count, (request_id, document) in enumerate(self._store.scan(REQUESTS, ids)):
+            if len(found) == page.limit:
+                break
+            if count % SCAN_CHUNK == SCAN_CHUNK - 1:
+                await asyncio.sleep(0)
+            if wanted_statuses is not None and document["status"] not in wanted_statuses:
+                continue
+            if destinations is not None and document["destination"] not in destinations:
+                continue
+            if skip:
+                skip -= 1
+                continue
+            found.append(views.request_view(request_id, document, self._engine.jobs[document["job"]]))
+        return found
+
+    def _request_view(self, request_id: int) -> View:
+        document = self._store.get(REQUESTS, request_id)
+        job = self._engine.jobs.get(document["job"]) if document else None
+        if document is None or job is None:
+            raise RequestNotFound(request_id)
+        return views.request_view(request_id, document, job)
+
+    # Inside: the cycle
+
+    async def _run(self) -> None:
+        unsaved: list[_Batch] = []
+        while not (self._closing and not self._batch.filled and not unsaved and not self._work.is_set()):
+            await self._wait_for_work()
+            unsaved.append(self._take_batch())
+            if not any(batch.filled for batch in unsaved):
+                _settle(unsaved.pop())
+                continue
+            try:
+                self._committing = True
+                await self._store.commit()
+            except StoreUnavailable as error:
+                self._store_failed(unsaved, error.reason)
+                await asyncio.sleep(STORE_RETRY)
+                self._work.set()
+                continue
+            finally:
+                self._committing = False
+            self._store_works()
+            for batch in unsaved:
+                self._carry_out(batch)
+            unsaved.clear()
+
+    async def _wait_for_work(self) -> None:
+        wake = self._engine.next_wake()
+        wake = self._next_retire if wake is None else min(wake, self._next_retire)
+        delay = wake - self._now()
+        if delay > 0 and not self._work.is_set():
+            timer = asyncio.get_running_loop().call_later(delay, self._work.set)
+            try:
+                await self._work.wait()
+            finally:
+                timer.cancel()
+        self._work.clear()
+
+    def _take_batch(self) -> _Batch:
+        now = self._now()
+        if now >= self._next_retire:
+            self._next_retire = now + RETIRE_INTERVAL
+            for job in self._engine.retire(now):
+                logger.info("job %d is removed: it ended long ago, or too many did since", job.id)
+        self._engine.tick(now)
+        self._stage()
+        batch, self._batch = self._batch, self._new_batch()
+        return batch
+
+    def _stage(self) -> None:
+        """Bring the store's documents up to date with the engine, and note what follows."""
+        effects = self._engine.drain()
+        if not effects:
+            return
+        batch, put = self._batch, self._store.put
+        batch.filled = True
+        documents = {job.id: job_to_document(job) for job in effects.jobs.values()}
+        put(JOBS, documents)
+        put(REQUESTS, {request.id: request_to_document(request) for request in effects.requests.values()})
+        for job in effects.removed:
+            self._store.remove(JOBS, [job.id])
+            self._store.remove(MESSAGES, [job.id])
+            self._store.remove(REQUESTS, job.request_ids)
+        for job_id, (change, job) in effects.changes.items():
+            if change is Change.CREATED:
+                put(MESSAGES, {job_id: messages_to_document(job)})
+            batch.changes.append((change, job_id, documents.get(job_id)))
+        batch.sends += effects.sends
+        self._stage_next_id()
+
+    def _stage_next_id(self) -> None:
+        if self._engine.next_id != self._saved_next_id:
+            # An id that was given away must not come back with the next start, even if its job is removed by then.
+            self._saved_next_id = self._engine.next_id
+            meta = self._store.get(META, META_ID) or {}
+            self._store.put(META, {META_ID: {**meta, "nextId": self._engine.next_id}})
+
+    def _carry_out(self, batch: _Batch) -> None:
+        _settle(batch)
+        for request, attempt in batch.sends:
+            if request.is_out and request.attempt == attempt:
+                self._outlet.send(request, attempt)
+        for change, job_id, document in batch.changes:
+            self._outlet.tell(change, job_id, document)
+
+    def _store_failed(self, unsaved: list[_Batch], reason: str) -> None:
+        if reason != self.unavailable:
+            logger.error("the store can't write: %s; new jobs are refused until it can", reason)
+        self.unavailable = reason
+        self._engine.link(False)
+        for batch in unsaved:
+            if not batch.saved.done():
+                batch.saved.set_exception(StoreUnavailable(reason))
+                batch.saved.exception()  # it is no fault when nobody waits for it
+
+    def _store_works(self) -> None:
+        if self.unavailable:
+            logger.warning("the store can write again")
+            self.unavailable = ""
+            self._engine.link(self._online)
+            self._work.set()
+
+    def _new_batch(self) -> _Batch:
+        loop = asyncio.get_running_loop()
+        return _Batch(saved=loop.create_future(), durable=loop.create_future())
+
+    def _load_job(self, job_id: int, document: Document) -> Job:
+        return job_from_document(job_id, document, self._store.get(MESSAGES, job_id) or {"messages": []})
+
+
+def _settle(batch: _Batch) -> None:
+    for future in (batch.saved, batch.durable):
+        if not future.done():
+            future.set_result(None)

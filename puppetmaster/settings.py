@@ -1,0 +1,413 @@
+"""The settings, in one place: what there is to set, where a value may come from, and what it may be.
+
+A value comes from a flag, else from the environment, else from a TOML file, else it is the default. The broker has
+one more source before its default: the variables that the Sanji SDK reads. Empty variables count as not set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from puppetmaster.address import BrokerAddress
+from puppetmaster.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+CONFIG_ENV = "PUPPETMASTER_CONFIG"
+CONFIG_FLAG = "--config"
+DEFAULT_FILE = Path("puppetmaster.toml")
+"""The file that is read from the working folder when none is named."""
+
+SDK_HOST_ENV, SDK_PORT_ENV = "BROKER_PORT_1883_TCP_ADDR", "BROKER_PORT_1883_TCP_PORT"
+"""Where the Sanji SDK looks for the broker."""
+
+DESTINATION = "{destination}"
+
+MAX_TOPIC = 128
+"""Characters of the topic template: with a destination it stays far below the 200 levels that Mosquitto takes."""
+
+LONGEST = 10 * 365 * 86400.0
+"""Seconds of the longest timeout, ten years, so that no sum of times leaves the calendar."""
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+CHANNELS = ("mqtt", "controller")
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,16}")
+
+Flags = Mapping[str, object]
+Parser = Callable[[Any], object]
+
+
+# What a value may be. Each parser takes a text or the value itself and raises ValueError with the reason.
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"it must be a text, not a {type(value).__name__}")  # its value may be a secret
+    return value
+
+
+def _integer(lowest: int, highest: int) -> Parser:
+    def parse(value: object) -> int:
+        if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            raise ValueError(f"it must be a whole number from {lowest} to {highest}, not {value!r:.40}")
+        return value
+
+    return parse
+
+
+def _number(highest: float) -> Parser:
+    def parse(value: object) -> float:
+        number = _float(value)
+        if not 0 < number <= highest:  # NaN fails every comparison
+            raise ValueError(f"it must be a number above 0 and at most {highest:.0f}, not {value!r:.40}")
+        return number
+
+    return parse
+
+
+def _float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _one_of(words: tuple[str, ...]) -> Parser:
+    def parse(value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word not in words:
+            raise ValueError(f"it must be one of {', '.join(words)}, not {value!r:.40}")
+        return str(word)
+
+    return parse
+
+
+def _broker(value: object) -> BrokerAddress:
+    return value if isinstance(value, BrokerAddress) else BrokerAddress.parse(_text(value).strip())
+
+
+def _path(value: object) -> Path:
+    text = str(value) if isinstance(value, Path) else _text(value)
+    if not text or "\0" in text:
+        raise ValueError("it must be a path")
+    return Path(text).expanduser()
+
+
+def _ca_file(value: object) -> Path | None:
+    if value is None:
+        return None
+    path = _path(value)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _instance(value: object) -> str | None:
+    if value is None:
+        return None
+    if not _INSTANCE.fullmatch(_text(value)):
+        raise ValueError(f"it must be 1 to 16 characters of A-Z a-z 0-9 _ -, not {value!r:.40}")
+    return str(value)
+
+
+def _topic(value: object) -> str:
+    topic = _text(value)
+    rest = topic.replace(DESTINATION, "", 1)
+    if rest == topic or "{" in rest or "}" in rest:
+        raise ValueError(f"it must hold {DESTINATION} exactly once, and no other braces")
+    if any(char in "+#" or not char.isprintable() for char in topic):
+        raise ValueError("it can't hold +, # or characters that can't be printed")
+    if topic.startswith("$"):
+        raise ValueError("it can't begin with $: those topics belong to the broker")
+    if len(topic) > MAX_TOPIC:
+        raise ValueError(f"it has at most {MAX_TOPIC} characters, not {len(topic)}")
+    return topic
+
+
+def _about(parse: Parser, *, env: str, flag: str, help: str, metavar: str) -> dict[str, Any]:
+    return {"parse": parse, "env": env, "flag": flag, "help": help, "metavar": metavar}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set. It checks itself when made; times are in seconds unless the name says otherwise.
+
+    :raises SettingsError: when a value can't be used; it names the setting and where the value came from.
+    """
+
+    broker: BrokerAddress = field(
+        default=BrokerAddress(),
+        metadata=_about(
+            _broker,
+            env="PUPPETMASTER_BROKER",
+            flag="--broker",
+            help="The broker: mqtt://user:password@host:port, mqtts:// for TLS.",
+            metavar="URL",
+        ),
+    )
+    ca_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            _ca_file,
+            env="PUPPETMASTER_CA_FILE",
+            flag="--ca-file",
+            help="The certificates to trust with mqtts://, a PEM file; none means those of the system.",
+            metavar="FILE",
+        ),
+    )
+    data: Path = field(
+        default=Path("data"),
+        metadata=_about(
+            _path,
+            env="PUPPETMASTER_DATA",
+            flag="--data",
+            help="The folder of the store.",
+            metavar="FOLDER",
+        ),
+    )
+    instance: str | None = field(
+        default=None,
+        metadata=_about(
+            _instance,
+            env="PUPPETMASTER_INSTANCE",
+            flag="--instance",
+            help="The name of this puppetmaster on the bus; none means one that is made once and kept in the store.",
+            metavar="NAME",
+        ),
+    )
+    topic: str = field(
+        default="/remote/{destination}",
+        metadata=_about(
+            _topic,
+            env="PUPPETMASTER_TOPIC",
+            flag="--topic",
+            help="Where a device listens for requests.",
+            metavar="TEMPLATE",
+        ),
+    )
+    channel: Literal["mqtt", "controller"] = field(
+        default="mqtt",
+        metadata=_about(
+            _one_of(CHANNELS),
+            env="PUPPETMASTER_CHANNEL",
+            flag="--channel",
+            help="How requests reach devices: mqtt (straight), controller (over a remote bundle, one at a time).",
+            metavar="NAME",
+        ),
+    )
+    window: int = field(
+        default=500,
+        metadata=_about(
+            _integer(1, 1000),
+            env="PUPPETMASTER_WINDOW",
+            flag="--window",
+            help="How many requests are out at once, 1 to 1000: more would overflow the broker's queue.",
+            metavar="N",
+        ),
+    )
+    qos: int = field(
+        default=1,
+        metadata=_about(
+            _integer(0, 2),
+            env="PUPPETMASTER_QOS",
+            flag="--qos",
+            help="The MQTT quality of service of requests, 0 to 2.",
+            metavar="N",
+        ),
+    )
+    request_timeout: float = field(
+        default=3600.0,
+        metadata=_about(
+            _number(LONGEST),
+            env="PUPPETMASTER_REQUEST_TIMEOUT",
+            flag="--request-timeout",
+            help="How long a device may take to answer, where the job does not say.",
+            metavar="SECONDS",
+        ),
+    )
+    log: str = field(
+        default="info",
+        metadata=_about(
+            _one_of(LOG_LEVELS),
+            env="PUPPETMASTER_LOG",
+            flag="--log",
+            help="What is logged: debug, info, warning, error or critical.",
+            metavar="LEVEL",
+        ),
+    )
+    keep_days: float = field(
+        default=30.0,
+        metadata=_about(
+            _number(36_500),
+            env="PUPPETMASTER_KEEP_DAYS",
+            flag="--keep-days",
+            help="How many days a finished job is kept.",
+            metavar="DAYS",
+        ),
+    )
+    keep_jobs: int = field(
+        default=1000,
+        metadata=_about(
+            _integer(1, 1_000_000),
+            env="PUPPETMASTER_KEEP_JOBS",
+            flag="--keep-jobs",
+            help="How many finished jobs are kept.",
+            metavar="N",
+        ),
+    )
+    keep_requests: int = field(
+        default=500_000,
+        metadata=_about(
+            _integer(1, 100_000_000),
+            env="PUPPETMASTER_KEEP_REQUESTS",
+            flag="--keep-requests",
+            help="How many requests of finished jobs are kept.",
+            metavar="N",
+        ),
+    )
+    max_requests: int = field(
+        default=100_000,
+        metadata=_about(
+            _integer(1, 10_000_000),
+            env="PUPPETMASTER_MAX_REQUESTS",
+            flag="--max-requests",
+            help="How many requests one job may expand to.",
+            metavar="N",
+        ),
+    )
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Where each value that is no default came from, by name: ``flag --window``."""
+
+    def __post_init__(self) -> None:
+        for option in options():
+            try:
+                value = option.parse(getattr(self, option.name))
+            except ValueError as error:
+                raise SettingsError(option.name, self.sources.get(option.name, "code"), str(error)) from None
+            object.__setattr__(self, option.name, value)
+        if self.ca_file is not None:
+            object.__setattr__(self, "broker", replace(self.broker, ca_file=self.ca_file))
+
+    @classmethod
+    def load(
+        cls, flags: Flags | None = None, environ: Mapping[str, str] = os.environ, file: Path | None = None
+    ) -> Settings:
+        """Gather the settings from all their sources.
+
+        :param flags: by name; a value of none means that the flag was not given.
+        :param file: the settings file, or none to look for it (``PUPPETMASTER_CONFIG``, ``./puppetmaster.toml``).
+        :raises SettingsError: when a source holds an unknown key or a value that can't be used.
+        """
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        # From the weakest source to the strongest: each overwrites what the ones before it said.
+        for name, value, source in (
+            *_from_sdk(environ),
+            *_from_file(environ, file),
+            *_from_environment(environ),
+            *_from_flags(flags or {}),
+        ):
+            values[name], sources[name] = value, source
+        return cls(**values, sources=sources)
+
+    def shown(self, name: str) -> str | int | float | None:
+        """A value as it may be shown to anybody: the broker's password is hidden."""
+        value = getattr(self, name)
+        return str(value) if isinstance(value, (BrokerAddress, Path)) else value
+
+    def source(self, name: str) -> str:
+        """Where a value came from: ``flag ...``, ``environment ...``, ``file ...`` or ``default``."""
+        return self.sources.get(name, "default")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is known of a setting beside its value: its names and what it means."""
+
+    name: str
+    default: object
+    parse: Parser
+    env: str
+    flag: str
+    help: str
+    metavar: str
+
+
+def options() -> tuple[Option, ...]:
+    """All settings in the order in which they are shown."""
+    return _OPTIONS
+
+
+_OPTIONS = tuple(
+    Option(name=entry.name, default=entry.default, **entry.metadata) for entry in fields(Settings) if entry.metadata
+)
+_NAMES = frozenset(option.name for option in _OPTIONS)
+
+_Found = list[tuple[str, object, str]]
+
+
+def _from_sdk(environ: Mapping[str, str]) -> _Found:
+    present = [name for name in (SDK_HOST_ENV, SDK_PORT_ENV) if environ.get(name)]
+    if not present:
+        return []
+    host, port = environ.get(SDK_HOST_ENV) or "localhost", environ.get(SDK_PORT_ENV) or "1883"
+    host = f"[{host}]" if ":" in host else host
+    return [("broker", f"mqtt://{host}:{port}", f"environment {' and '.join(present)}")]
+
+
+def _from_file(environ: Mapping[str, str], file: Path | None) -> _Found:
+    path, source = _which_file(environ, file)
+    if path is None:
+        return []
+    try:
+        with path.open("rb") as stream:
+            document = tomllib.load(stream)
+    except OSError as error:
+        raise SettingsError("config", source, f"can't read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # broken TOML, or no UTF-8
+        raise SettingsError("config", source, f"{path} is no valid TOML: {error}") from error
+    return [_known(name, value, f"file {path}") for name, value in document.items()]
+
+
+def _which_file(environ: Mapping[str, str], file: Path | None) -> tuple[Path | None, str]:
+    if file is not None:
+        return file.expanduser(), f"flag {CONFIG_FLAG}"
+    if environ.get(CONFIG_ENV):
+        return Path(environ[CONFIG_ENV]).expanduser(), f"environment {CONFIG_ENV}"
+    return (DEFAULT_FILE if DEFAULT_FILE.exists() else None), "the working folder"
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Found:
+    return [
+        (option.name, environ[option.env], f"environment {option.env}")
+        for option in _OPTIONS
+        if environ.get(option.env)
+    ]
+
+
+def _from_flags(flags: Flags) -> _Found:
+    return [
+        _known(name, value, f"flag --{name.replace('_', '-')}") for name, value in flags.items() if value is not None
+    ]
+
+
+def _known(name: str, value: object, source: str) -> tuple[str, object, str]:
+    if name not in _NAMES:
+        raise SettingsError(name, source, f"there is no such setting; there are {', '.join(sorted(_NAMES))}")
+    return name, value, source

@@ -1,0 +1,109 @@
+"""The few calls to the operating system on which durability rests, in one object that tests can replace."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from puppetmaster.errors import StoreLocked
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+
+
+class FileSystem:
+    """The real thing. Every method raises OSError when it could not do its part."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file and return its descriptor."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """Write what the system takes of the data, and return how many bytes that was."""
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        """Return when all that was written to the file is on disk."""
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut the file."""
+        os.ftruncate(descriptor, size)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file over another one."""
+        os.replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file."""
+        os.unlink(path)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return when the names in the folder are on disk."""
+        descriptor = os.open(folder, _FOLDER_FLAGS)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def write_all(self, descriptor: int, data: bytes) -> None:
+        """Write all of the data, in as many steps as the system wants."""
+        rest = memoryview(data)
+        while rest:
+            taken = self.write(descriptor, rest)
+            if taken <= 0:
+                raise OSError(errno.EIO, "the system took none of the data")
+            rest = rest[taken:]
+
+
+class Lock:
+    """A lock file, held from the constructor until :meth:`release` or the end of the process.
+
+    The file stays behind, because deleting it would let two processes lock two files of one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises StoreLocked with the owner's process id when somebody else has it."""
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write_owner(self._descriptor)
+        except BlockingIOError as error:
+            owner = self._read_owner(self._descriptor)
+            self.release()
+            raise StoreLocked(path, owner) from error
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of the lock; idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @staticmethod
+    def _write_owner(descriptor: int) -> None:
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
+        except OSError:
+            # The lock holds without the number in it, and a full disk must not keep anybody from reading.
+            return
+
+    @staticmethod
+    def _read_owner(descriptor: int) -> int | None:
+        try:
+            return int(os.pread(descriptor, 32, 0))
+        except (OSError, ValueError):
+            return None

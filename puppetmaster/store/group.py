@@ -1,0 +1,91 @@
+"""Group commit: whoever asks while a write is under way shares the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from puppetmaster.errors import StoreUnavailable
+from puppetmaster.store.journal import unavailable
+
+
+class _Passengers:
+    """Those who share a write, on one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def join(self) -> asyncio.Future[None]:
+        waiter = self.loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def wake(self, error: BaseException | None) -> None:
+        for waiter in self._waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(_translate(error))
+
+
+class GroupCommit:
+    """Lets many coroutines of one loop share the writes of one thread.
+
+    A write that was begun on a loop that has been closed since is waited for by the next loop.
+    """
+
+    def __init__(self, depart: Callable[[], tuple[Future[None], Future[None]]]) -> None:
+        """``depart`` takes what has gathered and hands it to the writer thread.
+
+        It returns what its passengers wait for, and what the next departure waits for.
+        """
+        self._depart = depart
+        self._flight: Future[None] | None = None
+        self._boarding: _Passengers | None = None
+
+    async def commit(self) -> None:
+        """Return when a write that departs after this call has landed.
+
+        Raises StoreUnavailable when it failed. Cancelling one caller does not disturb the others.
+        """
+        loop = asyncio.get_running_loop()
+        if self._boarding is None or self._boarding.loop is not loop:
+            self._boarding = _Passengers(loop)
+            self._call_at_departure(self._boarding)
+        await self._boarding.join()
+
+    def _call_at_departure(self, passengers: _Passengers) -> None:
+        if self._flight is None or self._flight.done():
+            # Not at once: everybody who is ready in this round of the loop comes along.
+            passengers.loop.call_soon(self._take_off, passengers)
+        else:
+            _when_landed(self._flight, passengers.loop, lambda _: self._take_off(passengers))
+
+    def _take_off(self, passengers: _Passengers) -> None:
+        self._boarding = None
+        try:
+            written, self._flight = self._depart()
+        except Exception as error:
+            passengers.wake(error)
+            return
+        _when_landed(written, passengers.loop, passengers.wake)
+
+
+def _when_landed(
+    flight: Future[None], loop: asyncio.AbstractEventLoop, callback: Callable[[BaseException | None], None]
+) -> None:
+    """Call back on the loop, with what went wrong in the thread."""
+    landed = asyncio.wrap_future(flight, loop=loop)
+    landed.add_done_callback(lambda future: callback(None if future.cancelled() else future.exception()))
+
+
+def _translate(error: BaseException) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return StoreUnavailable(error.reason)
+    translated = unavailable(error) if isinstance(error, OSError) else StoreUnavailable(repr(error))
+    translated.__cause__ = error
+    return translated

@@ -1,0 +1,269 @@
+"""The files of a store: a snapshot and the journal of what changed since.
+
+``<name>.json`` is the snapshot of generation *g*, ``<name>.journal.<g>`` what came after it. A commit appends a
+frame and syncs it. Once in a while everything goes to a new snapshot and the journal begins anew:
+
+1. write ``<name>.json.tmp`` and sync it
+2. make the empty ``<name>.journal.<g+1>`` and sync it
+3. rename the snapshot into place and sync the folder
+4. delete ``<name>.journal.<g>``
+
+Killed before 3, the old pair is whole; after 3, the new one. Leftovers go at the next start.
+
+After a failed write or sync nobody knows what the file holds: the system may have thrown the data away and
+report the next sync as good. So the file is given up, though not deleted, and the next attempt is a new
+snapshot under a new generation, which needs nothing but the memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from puppetmaster.errors import StoreCorrupt, StoreUnavailable
+from puppetmaster.store import snapshot
+from puppetmaster.store.files import FileSystem, Lock
+from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame
+from puppetmaster.store.ledger import Frame, Tables
+
+log = logging.getLogger(__name__)
+
+MIN_COMPACTION_SIZE = 8 << 20
+"""Bytes of journal below which compacting is not worth it: they are replayed in a tenth of a second."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+class Journal:
+    """The files of one store, locked against other processes. Not for several threads at once."""
+
+    def __init__(self, directory: Path, name: str, files: FileSystem | None = None) -> None:
+        """Open the files, or begin with ``<name>.json.factory`` or nothing; see :attr:`tables`.
+
+        Raises StoreCorrupt (nothing on disk was changed), StoreLocked, and StoreUnavailable when a folder or
+        file can't be made, read or written.
+        """
+        self._folder, self._name = directory, name
+        self._files = files or FileSystem()
+        self._snapshot = directory / f"{name}.json"
+        self._temporary = directory / f"{name}.json.tmp"
+        self._descriptor: int | None = None
+        self.tables: Tables = {}
+        """What the files held at the opening; whoever opened the journal may take it over."""
+        self.trusted = False
+        """May frames be appended? If not, :meth:`rewrite` is the only way on."""
+        self.size = 0
+        """Bytes in the journal."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(directory / f"{name}.lock")
+        except OSError as error:
+            raise unavailable(error) from error
+        try:
+            self._open()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, StoreUnavailable):
+                raise unavailable(error) from error
+            raise
+
+    def append(self, frame: Frame) -> None:
+        """Return when the frame is on disk. Raises OSError; the journal can't be trusted then."""
+        assert self.trusted and self._descriptor is not None, "an untrusted journal has to be rewritten"
+        self.trusted = False
+        data = encode_frame(frame, self._generation, self._sequence + 1)
+        if data:
+            self._write_frame(self._descriptor, data)
+        self.trusted = True
+
+    def is_oversized(self) -> bool:
+        """Is it time for :meth:`rewrite`?"""
+        return self.size > self._limit
+
+    def rewrite(self, tables: Tables) -> None:
+        """Replace snapshot and journal by a new generation; the journal can be trusted then.
+
+        Raises OSError. What was trusted before remains so, unless the rename itself failed. A journal that
+        was left untrusted needs another attempt.
+        """
+        # A generation is used once: after a failure nobody knows which of its files are on disk.
+        self._highest += 1
+        generation = self._highest
+        # A refused compaction is not tried again with every commit.
+        self._limit = self.size + MIN_COMPACTION_SIZE
+        descriptor, snapshot_size = self._prepare(generation, tables)
+        self.trusted = False
+        try:
+            self._files.replace(self._temporary, self._snapshot)
+            self._files.sync_folder(self._folder)
+        except BaseException:
+            self._close_quietly(descriptor)
+            raise
+        self._switch(generation, descriptor, snapshot_size)
+        self._remove_leftovers()
+
+    def close(self) -> None:
+        """Let go of the files; idempotent. Raises nothing."""
+        self.trusted = False
+        if self._descriptor is not None:
+            self._close_quietly(self._descriptor)
+            self._descriptor = None
+        self._lock.release()
+
+    # ------------------------------------------------------------------------------------------- opening
+
+    def _open(self) -> None:
+        start = self._load_start()
+        self.tables, self._generation = start.tables, start.generation
+        self._highest = max([start.generation, *self._journals()])
+        self._limit = max(MIN_COMPACTION_SIZE, 2 * self._size_of(self._snapshot))
+        self._sequence, self.size, torn = self._replay()
+        self._refuse_journals_of_the_future()
+        if start.sealed:
+            self._continue(torn)
+        else:
+            # Another program may change the file again, so it is no ground for a journal.
+            self.rewrite(self.tables)
+
+    def _load_start(self) -> snapshot.Snapshot:
+        with suppress(FileNotFoundError):
+            return snapshot.load(self._snapshot)
+        factory = self._folder / f"{self._name}.json.factory"
+        with suppress(FileNotFoundError):
+            start = snapshot.load(factory)
+            log.info("starting with %s", factory, extra={"event": "store_from_factory"})
+            return snapshot.Snapshot(start.tables, 0, sealed=False)
+        return snapshot.Snapshot({}, 0, sealed=False)
+
+    def _replay(self) -> tuple[int, int, int]:
+        """Carry out the journal on the tables; return its last sequence, its good size and what is torn."""
+        path = self._journal(self._generation)
+        size = self._size_of(path)
+        if not size:
+            if self._generation and not path.exists():
+                log.warning("%s is missing; the snapshot is all there is", path, extra={"event": "journal_missing"})
+            return 0, 0, 0
+        with path.open("rb") as file:
+            replay = Replay(file, path, size, self._generation)
+            replay.run(self.tables)
+        return replay.sequence, replay.end, size - replay.end
+
+    def _refuse_journals_of_the_future(self) -> None:
+        for generation, path in self._journals().items():
+            # An empty one is left from a rewrite that did not come to its end.
+            if generation > self._generation and self._size_of(path):
+                raise StoreCorrupt(
+                    path, 0, f"it belongs to generation {generation}, the snapshot is {self._generation}"
+                )
+
+    def _continue(self, torn: int) -> None:
+        self._descriptor = self._files.open(self._journal(self._generation), _APPEND)
+        if torn:
+            log.warning(
+                "cutting %d bytes of an unfinished commit off %s",
+                torn,
+                self._journal(self._generation),
+                extra={"event": "journal_cut", "bytes": torn},
+            )
+            self._files.truncate(self._descriptor, self.size)
+        # What was read may not have been synced by the process that was killed.
+        self._files.sync(self._descriptor)
+        self._files.sync_folder(self._folder)
+        self._remove_leftovers()
+        self.trusted = True
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def _write_frame(self, descriptor: int, data: bytes) -> None:
+        if len(data) > MAX_BODY_SIZE:
+            raise OSError(f"{len(data)} bytes are too many for one frame")
+        self._files.write_all(descriptor, data)
+        self._files.sync(descriptor)
+        self._sequence += 1
+        self.size += len(data)
+
+    def _prepare(self, generation: int, tables: Tables) -> tuple[int, int]:
+        """Write what has to be there before the rename; return the new journal and the snapshot's size."""
+        try:
+            size = self._write_snapshot(generation, tables)
+            return self._create_journal(generation), size
+        except OSError:
+            # The space is needed, by others and by the next attempt.
+            self._remove_quietly(self._temporary)
+            self._remove_quietly(self._journal(generation))
+            raise
+
+    def _write_snapshot(self, generation: int, tables: Tables) -> int:
+        size = 0
+        descriptor = self._files.open(self._temporary, _NEW_FILE)
+        try:
+            for chunk in snapshot.chunks(tables, generation):
+                self._files.write_all(descriptor, chunk)
+                size += len(chunk)
+            self._files.sync(descriptor)
+        finally:
+            self._close_quietly(descriptor)
+        return size
+
+    def _create_journal(self, generation: int) -> int:
+        descriptor = self._files.open(self._journal(generation), _NEW_FILE | os.O_APPEND)
+        try:
+            self._files.sync(descriptor)
+        except BaseException:
+            self._close_quietly(descriptor)
+            raise
+        return descriptor
+
+    def _switch(self, generation: int, descriptor: int, snapshot_size: int) -> None:
+        if self._descriptor is not None:
+            self._close_quietly(self._descriptor)
+        self._descriptor, self._generation = descriptor, generation
+        self._sequence = self.size = 0
+        self._limit = max(MIN_COMPACTION_SIZE, 2 * snapshot_size)
+        self.trusted = True
+
+    def _remove_leftovers(self) -> None:
+        self._remove_quietly(self._temporary)
+        for generation, path in self._journals().items():
+            if generation != self._generation:
+                self._remove_quietly(path)
+
+    # --------------------------------------------------------------------------------------------- files
+
+    def _journal(self, generation: int) -> Path:
+        return self._folder / f"{self._name}.journal.{generation}"
+
+    def _journals(self) -> dict[int, Path]:
+        pattern = re.compile(re.escape(self._name) + r"\.journal\.(\d{1,9})")
+        names = (pattern.fullmatch(name) for name in os.listdir(self._folder))
+        return {int(match[1]): self._folder / match[0] for match in names if match}
+
+    @staticmethod
+    def _size_of(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _remove_quietly(self, path: Path) -> None:
+        try:
+            self._files.remove(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("can't delete %s: %s", path, error, extra={"event": "leftover_kept"})
+
+    def _close_quietly(self, descriptor: int) -> None:
+        # All that matters was synced before; an error here has nothing more to say.
+        with suppress(OSError):
+            self._files.close(descriptor)
+
+
+def unavailable(error: OSError) -> StoreUnavailable:
+    """Translate an error of the system."""
+    where = f" ({error.filename})" if error.filename else ""
+    return StoreUnavailable(f"{error.strerror or error}{where}")

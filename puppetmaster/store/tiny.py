@@ -1,0 +1,127 @@
+"""The store of one machine: TinyDB in front, a journal behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tinydb import TinyDB
+
+from puppetmaster.errors import StoreUnavailable
+from puppetmaster.store.files import FileSystem
+from puppetmaster.store.group import GroupCommit
+from puppetmaster.store.journal import Journal
+from puppetmaster.store.ledger import Frame, Ledger, Tables
+from puppetmaster.store.port import Document
+from puppetmaster.store.table import JournalDB, JournalTable
+
+log = logging.getLogger(__name__)
+
+
+class TinyStore:
+    """A :class:`~puppetmaster.store.port.Store` in a folder, made by :meth:`open`.
+
+    All of it is for one thread, the loop's. The disk is touched in a thread of its own, which is given encoded
+    bytes and never sees what changes afterwards.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._ledger = Ledger(journal.tables)
+        # From here on the ledger alone owns the tables.
+        journal.tables = {}
+        self._db = JournalDB(self._ledger)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-store")
+        self._group = GroupCommit(self._depart)
+
+    @classmethod
+    def open(cls, directory: Path, name: str = "puppetmaster", files: FileSystem | None = None) -> TinyStore:
+        """Open or make the store ``<directory>/<name>.json``, and replay its journal.
+
+        Raises StoreLocked when a process has it open, StoreCorrupt when a file is damaged or from a newer
+        release (nothing was changed on disk), StoreUnavailable when the disk refuses.
+        """
+        return cls(Journal(Path(directory), name, files))
+
+    @property
+    def db(self) -> TinyDB:
+        """The tables as a TinyDB, for queries; what it changes is durable after the next :meth:`commit`."""
+        return self._db
+
+    def put(self, table: str, documents: Mapping[int, Document]) -> None:
+        """See Store."""
+        self._table(table).put_many(documents)
+
+    def remove(self, table: str, ids: Iterable[int]) -> None:
+        """See Store."""
+        self._table(table).remove_many(ids)
+
+    def get(self, table: str, doc_id: int) -> Document | None:
+        """See Store."""
+        return self._ledger.get(table, doc_id)
+
+    def scan(self, table: str, ids: Iterable[int] | None = None) -> Iterator[tuple[int, Document]]:
+        """See Store."""
+        return self._ledger.scan(table, ids)
+
+    def count(self, table: str) -> int:
+        """See Store."""
+        return len(self._ledger.rows(table))
+
+    async def commit(self) -> None:
+        """See Store."""
+        if self._ledger.closed:
+            raise StoreUnavailable("it was closed")
+        await self._group.commit()
+
+    async def close(self) -> None:
+        """See Store. What the journal holds goes to the snapshot, so that any TinyDB can read all of it."""
+        if self._ledger.closed:
+            return
+        self._ledger.close()
+        try:
+            await self._group.commit()
+            if self._journal.size:
+                await asyncio.wrap_future(self._writer.submit(self._compact, self._ledger.tables))
+        finally:
+            # Waits for the writer: the lock must not be free while it writes.
+            self._writer.shutdown(wait=True)
+            self._journal.close()
+
+    def _table(self, name: str) -> JournalTable:
+        table: JournalTable = self._db.table(name)  # type: ignore[assignment]
+        return table
+
+    def _depart(self) -> tuple[Future[None], Future[None]]:
+        """Hand to the writer what has gathered; see GroupCommit. No other job of it is under way now."""
+        if not self._journal.trusted:
+            # The tables hold all that was ever put, so what had gathered needs no writing of its own.
+            self._ledger.take()
+            written = self._writer.submit(self._journal.rewrite, self._ledger.copy())
+            return written, written
+        if not self._ledger.changed:
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing, nothing
+        compacting = self._journal.is_oversized()
+        written = self._writer.submit(self._append, self._ledger.take())
+        if compacting:
+            return written, self._writer.submit(self._compact, self._ledger.copy())
+        return written, written
+
+    # Both run in the writer thread.
+
+    def _append(self, frame: Frame) -> None:
+        self._journal.append(frame)
+
+    def _compact(self, tables: Tables) -> None:
+        """Write a new snapshot. Its failure harms nobody: the journal goes on, or the next commit rewrites."""
+        if not self._journal.trusted:
+            return
+        try:
+            self._journal.rewrite(tables)
+        except OSError as error:
+            log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})

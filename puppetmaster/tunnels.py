@@ -1,0 +1,165 @@
+"""The data plane: requests to the devices and their answers, over one MQTT connection with a persistent session.
+
+An answer is acknowledged to the broker when it is on disk. A kill at any moment loses none: the broker keeps the
+session under our client id and sends again what was not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from functools import partial
+
+from puppetmaster import wire
+from puppetmaster.address import BrokerAddress
+from puppetmaster.bus import Bus, Will
+from puppetmaster.documents import Document
+from puppetmaster.engine import Change
+from puppetmaster.models import Request
+from puppetmaster.service import Service
+from puppetmaster.teller import Teller
+from puppetmaster.version import __version__
+
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL = 1.0
+"""Seconds between two looks at the number of dropped answers."""
+
+LOG_INTERVAL = 10.0
+"""Seconds between two lines in the log about them: whoever floods our topics must not flood the disk."""
+
+
+class Tunnels:
+    """Carries requests out and answers in; the service's outlet.
+
+    :param qos: of the requests; everything else goes at QoS 1.
+    """
+
+    def __init__(self, address: BrokerAddress, codec: wire.Codec, *, qos: int = 1) -> None:
+        instance = codec.instance
+        self._codec = codec
+        self._qos = qos
+        self._service: Service | None = None
+        self._malformed = ""
+        self._reported: Counter[str] = Counter()
+        self._logged: Counter[str] = Counter()
+        self._reporter: asyncio.Task[None] | None = None
+        self.teller = Teller(instance, self._publish)
+        self._bus = Bus(
+            address,
+            f"puppetmaster-{instance}",
+            self._received,
+            topics=[wire.answer_topic("+", instance)],
+            persistent=True,
+            on_connect=self._connected,
+            on_disconnect=self._disconnected,
+            will=Will(wire.presence_topic(instance), wire.encode({"connection": "offline"})),
+        )
+        self.teller.online(False)
+
+    def serve(self, service: Service) -> None:
+        """Hand answers to this service from now on."""
+        self._service = service
+
+    async def start(self) -> None:
+        """Connect, however long it takes."""
+        await self._bus.start()
+        self._reporter = asyncio.create_task(self._report(), name="tunnels-report")
+
+    async def close(self) -> None:
+        """Tell what is untold, say goodbye and leave; the session stays at the broker."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+        if self._bus.connected:
+            self.teller.flush()
+            self._publish_presence("offline")
+        await self._bus.close()
+
+    # What the service does
+
+    def send(self, request: Request, attempt: int) -> None:
+        """Publish a request, as long as it is wanted."""
+        assert self._service is not None
+        topic, payload = self._codec.write(request)
+        self._bus.publish(
+            topic,
+            payload,
+            qos=self._qos,
+            done=partial(self._service.accepted, request, attempt),
+            wanted=partial(_is_wanted, request, attempt),
+        )
+
+    def tell(self, change: Change, job_id: int, document: Document | None) -> None:
+        """Tell of a job to every view, and retain its state."""
+        self.teller.tell(change, job_id, document)
+
+    def retain(self, job_id: int, document: Document) -> None:
+        """Retain a job's state."""
+        self.teller.retain(job_id, document)
+
+    # What the broker does
+
+    def _connected(self, session_present: bool) -> None:
+        assert self._service is not None
+        if not session_present:
+            count = self._service.resend()
+            if count:
+                logger.warning("the broker has lost our session: %d requests that are out are sent again", count)
+        self._publish_presence("online")
+        self._service.link(True)
+        self.teller.online(True)
+
+    def _disconnected(self) -> None:
+        assert self._service is not None
+        self._service.link(False)
+        self.teller.online(False)
+
+    async def _received(self, topic: str, payload: bytes) -> None:
+        assert self._service is not None
+        try:
+            if len(payload) > wire.MAX_ANSWER_BYTES:
+                reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
+                await self._service.refuse_answer(self._codec.destination_of(topic), reason)
+                return
+            answer = self._codec.read(topic, payload)
+        except wire.MalformedAnswer as error:
+            self._malformed = f"on {topic:.100}: {error}"
+            self._service.dropped["malformed"] += 1
+            return
+        await self._service.answer(answer)
+
+    # Reports
+
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        self._bus.publish(topic, payload, retain=retain)
+
+    def _publish_presence(self, connection: str) -> None:
+        dropped = dict(self._service.dropped) if self._service is not None else {}
+        document = {"connection": connection, "version": __version__, "dropped": dropped}
+        self._publish(wire.presence_topic(self._codec.instance), wire.encode(document), True)
+
+    async def _report(self) -> None:
+        assert self._service is not None
+        loop = asyncio.get_running_loop()
+        next_log = loop.time()
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL)
+            dropped = self._service.dropped
+            if dropped != self._reported and self._bus.connected:
+                self._reported = Counter(dropped)
+                self._publish_presence("online")
+            if dropped != self._logged and loop.time() >= next_log:
+                next_log = loop.time() + LOG_INTERVAL
+                self._log_dropped(dropped - self._logged)
+                self._logged = Counter(dropped)
+
+    def _log_dropped(self, new: Counter[str]) -> None:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(new.items()))
+        malformed = f" (the last malformed one {self._malformed})" if self._malformed else ""
+        logger.warning("answers dropped: %s%s", counts, malformed)
+        self._malformed = ""
+
+
+def _is_wanted(request: Request, attempt: int) -> bool:
+    return request.is_out and request.attempt == attempt

@@ -1,0 +1,75 @@
+"""What comes back: jobs and requests as callers see them, in the names of the reference documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from puppetmaster.errors import InvalidDocument, PuppetmasterError
+from puppetmaster.models import Job
+from puppetmaster.states import REQUEST_FINAL, RequestStatus
+from puppetmaster.times import to_text
+
+View = dict[str, Any]
+
+_FINAL = tuple(status.value for status in REQUEST_FINAL)
+
+
+def job_view(job_id: int, document: Mapping[str, Any]) -> View:
+    """A job without its requests, from its document in the store."""
+    counts = document["counts"]
+    done = sum(counts[status] for status in _FINAL)
+    return {
+        "id": job_id,
+        "name": document["name"],
+        "labels": document["labels"],
+        "createdAt": to_text(document["createdAt"]),
+        "startAt": to_text(document["startAt"]),
+        "startedAt": to_text(document["startedAt"]),
+        "finishedAt": to_text(document["finishedAt"]),
+        "timeout": document["limits"]["timeout"],
+        "priority": document["limits"]["priority"],
+        "status": document["status"],
+        "reason": document["reason"],
+        "progress": document["progressSum"] // document["totalCount"],
+        "totalCount": document["totalCount"],
+        "finishCount": counts[RequestStatus.RESOLVED.value],
+        "errorCount": done - counts[RequestStatus.RESOLVED.value],
+        "doneCount": done,
+        "counts": counts,
+    }
+
+
+def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View:
+    """A request, from its document in the store."""
+    message = job.messages[document["message"]]
+    return {
+        "id": request_id,
+        "method": message.method,
+        "resource": message.resource,
+        "data": message.data,
+        "__request": {
+            "job": job.id,
+            "destination": document["destination"],
+            "createdAt": to_text(job.created_at),
+            "sentAt": to_text(document.get("sentAt")),
+            "finishedAt": to_text(document.get("finishedAt")),
+            "timeout": message.timeout,
+            "attempt": document.get("attempt", 0),
+            "status": document["status"],
+            "reason": document.get("reason", "created"),
+            "progress": document.get("progress", 0),
+            "code": document.get("code"),
+            "result": document.get("result"),
+        },
+    }
+
+
+
+
+def error_view(error: PuppetmasterError) -> View:
+    """What a caller is told of an error: ``{message}``, with ``errors: [{path, message}]`` for bad input."""
+    view: View = {"message": str(error)}
+    if isinstance(error, InvalidDocument):
+        view["errors"] = [{"path": fault.path, "message": fault.message} for fault in error.faults]
+    return view

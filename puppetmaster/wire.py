@@ -1,0 +1,245 @@
+"""The one owner of every topic and every JSON shape that travels between the bundle, its devices and the controller."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from puppetmaster.errors import PuppetmasterError
+from puppetmaster.models import Message, Request
+from puppetmaster.policies import LOCALHOST
+
+CONTROLLER_TOPIC = "/controller"
+"""Where the Sanji controller listens."""
+
+MAX_BUS_BYTES = 1024 * 1024
+"""The controller drops a message of this size or more without a word."""
+
+MAX_ANSWER_BYTES = 512 * 1024
+"""The largest answer of a device that is kept: with its request around it, it still fits a message on the bus."""
+
+MAX_DEPTH = 100
+"""How deep an answer's data may nest; what is deeper could be read but not stored."""
+
+# A whole text (which may hold brackets), or one bracket.
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+class MalformedAnswer(PuppetmasterError, ValueError):
+    """Raised when what came on an answer topic is no answer."""
+
+    code = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a device answered."""
+
+    destination: str
+    """Whose topic it came on: only its device may publish there."""
+    request_id: int
+    code: int
+    data: Any
+
+
+# Topics
+
+
+def answer_topic(destination: str, instance: str) -> str:
+    """Where a destination answers this bundle: the request's ``tunnel``."""
+    return f"/remote/{destination}/answer/{instance}"
+
+
+def job_topic(instance: str, job_id: int | str) -> str:
+    """Where the last state of a job is retained."""
+    return f"/puppetmaster/{instance}/jobs/{job_id}"
+
+
+def presence_topic(instance: str) -> str:
+    """Where the bundle retains that it is online, and how many answers it dropped."""
+    return f"/puppetmaster/{instance}/presence"
+
+
+# Requests
+
+
+class Route(Protocol):
+    """A way from the bundle to a destination."""
+
+    def topic(self, destination: str) -> str:
+        """The topic that a request is published on."""
+        ...
+
+    def envelope(self, message: Message, destination: str) -> dict[str, Any]:
+        """The message without id and tunnel."""
+        ...
+
+    def unwrap(self, code: int, data: Any) -> tuple[int, Any]:
+        """The device's own code and data out of what came back."""
+        ...
+
+
+class _Plain:
+    """A route on which the message and the answer travel as they are."""
+
+    def envelope(self, message: Message, destination: str) -> dict[str, Any]:
+        """Return the message as it is."""
+        return _fields(message)
+
+    def unwrap(self, code: int, data: Any) -> tuple[int, Any]:
+        """Return the answer as it is."""
+        return code, data
+
+
+class DeviceTunnel(_Plain):
+    """Straight to the device's own topic, which the template names: ``/remote/{destination}``."""
+
+    def __init__(self, template: str = "/remote/{destination}") -> None:
+        self._before, self._after = template.split("{destination}")
+
+    def topic(self, destination: str) -> str:
+        """Return the destination's topic."""
+        return self._before + destination + self._after
+
+
+class LocalController(_Plain):
+    """To a bundle beside us, through the local controller."""
+
+    def topic(self, destination: str) -> str:
+        """Return the controller's topic."""
+        return CONTROLLER_TOPIC
+
+
+class RemoteBundle:
+    """Through the local controller to a bundle that serves ``/remote/+`` and carries the message on.
+
+    It answers with its own code, and with the device's code and data inside its data: two envelopes.
+    """
+
+    def topic(self, destination: str) -> str:
+        """Return the controller's topic."""
+        return CONTROLLER_TOPIC
+
+    def envelope(self, message: Message, destination: str) -> dict[str, Any]:
+        """Return the message wrapped in one for the remote bundle."""
+        return {"method": message.method, "resource": f"/remote/{destination}", "data": _fields(message)}
+
+    def unwrap(self, code: int, data: Any) -> tuple[int, Any]:
+        """Return what the inner envelope says, or the outer one when it did not get that far."""
+        inner = data.get("code") if isinstance(data, dict) else None
+        if 200 <= code < 300 and isinstance(inner, int) and not isinstance(inner, bool):
+            return inner, data.get("data")
+        return code, data
+
+
+class Codec:
+    """Writes requests and reads answers for one instance.
+
+    :param route: the way to every destination but ``localhost``.
+    """
+
+    def __init__(self, instance: str, route: Route) -> None:
+        self.instance = instance
+        self._route = route
+        self._local = LocalController()
+        self._last: tuple[Message | None, bytes] = (None, b"")
+
+    def route(self, destination: str) -> Route:
+        """The way to a destination."""
+        return self._local if destination == LOCALHOST else self._route
+
+    def through_controller(self, destination: str) -> bool:
+        """Whether requests to a destination go through the local controller, which forgets them when it restarts."""
+        return self.route(destination).topic(destination) == CONTROLLER_TOPIC
+
+    def write(self, request: Request) -> tuple[str, bytes]:
+        """The topic and the payload of a request."""
+        destination = request.destination
+        route = self.route(destination)
+        if type(route) is RemoteBundle:
+            fields = _inside(route.envelope(request.message, destination))
+        else:
+            fields = self._fields_of(request.message, route)
+        tunnel = orjson.dumps(answer_topic(destination, self.instance))
+        return route.topic(destination), b'{"id":%d,%b,"tunnel":%b}' % (request.id, fields, tunnel)
+
+    def read(self, topic: str, payload: bytes) -> Answer:
+        """An answer.
+
+        :raises MalformedAnswer: when it is none.
+        """
+        destination = self.destination_of(topic)
+        if depth_of(payload) > MAX_DEPTH:
+            raise MalformedAnswer(f"it is nested more than {MAX_DEPTH} levels deep")
+        try:
+            document = orjson.loads(payload)
+        except ValueError as error:
+            raise MalformedAnswer(f"it is not JSON: {error}") from None
+        if type(document) is not dict:
+            raise MalformedAnswer("it is not a JSON object")
+        request_id, code = document.get("id"), document.get("code")
+        if type(request_id) is not int:
+            raise MalformedAnswer("its id is not a whole number")
+        if type(code) is not int or not 100 <= code <= 999:
+            raise MalformedAnswer("its code is not a number from 100 to 999")
+        code, data = self.route(destination).unwrap(code, document.get("data"))
+        return Answer(destination, request_id, code, data)
+
+    def destination_of(self, topic: str) -> str:
+        """The destination that an answer's topic names.
+
+        :raises MalformedAnswer: when it is not an answer topic of this instance.
+        """
+        levels = topic.split("/")
+        if len(levels) != 5 or levels[1] != "remote" or levels[3] != "answer" or levels[4] != self.instance:
+            raise MalformedAnswer(f"{topic!r} is no answer topic of this instance")
+        return levels[2]
+
+    def _fields_of(self, message: Message, route: Route) -> bytes:
+        # The requests of a job come one after the other and share their message: it is encoded once.
+        last, fields = self._last
+        if last is not message:
+            fields = _inside(route.envelope(message, ""))
+            self._last = (message, fields)
+        return fields
+
+
+def encode(document: object) -> bytes:
+    """JSON for the bus.
+
+    :raises TypeError: when it can't be written as JSON.
+    """
+    return orjson.dumps(document)
+
+
+def event(method: str, resource: str, data: object) -> bytes:
+    """A Sanji EVENT: the controller carries it to every view of the resource."""
+    return orjson.dumps({"code": 200, "method": method, "resource": resource, "data": data})
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {"method": message.method, "resource": message.resource}
+    if message.data is not None:
+        fields["data"] = message.data
+    return fields
+
+
+def _inside(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document)[1:-1]
+
+
+def depth_of(payload: bytes) -> int:
+    """How deep a JSON text nests at the most, without parsing it; texts inside of it don't count."""
+    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
+        return payload.count(b"[") + payload.count(b"{")  # it can't be deeper, and is not worth a closer look
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(payload):
+        if found.group() in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found.group() in (b"]", b"}"):
+            depth -= 1
+    return deepest
