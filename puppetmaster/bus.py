@@ -46,6 +46,9 @@ MAX_PACKET = 4 * 1024 * 1024
 """Bytes of the largest packet that we take (MQTT 5). gmqtt gathers a packet in a buffer that it copies for every
 64 KiB, so that one of 100 MB would stop the loop for tens of seconds."""
 
+MAX_UNACKNOWLEDGED = 60_000
+"""Messages that may be on their way to a broker that sets no limit itself; there are 65,535 packet ids."""
+
 _REFUSED_VERSION = (1, 132)
 
 MessageHandler = Callable[[str, bytes], "Awaitable[None] | None"]
@@ -87,11 +90,44 @@ class _Outbox(PersistentStorage):  # type: ignore[misc]
         self._acknowledged(mid)
 
 
+class _Corked:
+    """A transport that gathers what is written in one turn of the loop and sends it at once.
+
+    gmqtt writes every packet by itself, and a system call for each was half of the cost of a request.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._gathered: list[bytes | bytearray] = []
+
+    def write(self, data: bytes | bytearray) -> None:
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._gathered.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._gathered and not self._transport.is_closing():
+            self._transport.write(b"".join(self._gathered))
+        self._gathered.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Client(gmqtt.Client):  # type: ignore[misc]
-    """gmqtt's client without its own reconnecting: a fresh one is made for each connection."""
+    """gmqtt's client without its own reconnecting (a fresh one is made for each connection), and with few writes."""
 
     async def reconnect(self, delay: bool = False) -> None:
         return None
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super()._create_connection(*args, **kwargs)
+        connection._transport = connection._protocol._transport = _Corked(connection._transport)
+        return connection
 
 
 class Bus:
@@ -130,6 +166,7 @@ class Bus:
         self._outbox = _Outbox(self._acknowledged)
         self._waiting: deque[_Publication] = deque()
         self._unacknowledged: dict[int, _Publication] = {}
+        self._capacity = MAX_UNACKNOWLEDGED
         self._version = MQTTv50
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
@@ -315,6 +352,7 @@ class Bus:
 
     def _established(self) -> None:
         self.connected = True
+        self._capacity = MAX_UNACKNOWLEDGED
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())
         self._unacknowledged.clear()
@@ -349,6 +387,7 @@ class Bus:
         waiter = self._subscribed.pop(mid, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        self._pump()
 
     def _send_subscribe(self, client: _Client, topics: Sequence[str]) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -369,7 +408,7 @@ class Bus:
 
     def _pump(self) -> None:
         client, outbox = self._client, self._outbox
-        while self._waiting and self.connected and client is not None:
+        while self._waiting and self.connected and client is not None and len(self._unacknowledged) < self._capacity:
             entry = self._waiting[0]
             if entry.wanted is not None and not entry.wanted():
                 self._waiting.popleft()
@@ -377,7 +416,9 @@ class Bus:
             try:
                 client.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
             except OverflowError:
-                return  # the broker takes no more for now; each acknowledgement comes back here
+                # The broker takes no more at a time (its receive maximum); each acknowledgement comes back here.
+                self._capacity = max(1, len(self._unacknowledged))
+                return
             self._waiting.popleft()
             self._unacknowledged[outbox.last_id] = entry
         self._check_idle()

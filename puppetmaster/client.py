@@ -177,9 +177,9 @@ class Client:
         """Pause a job, resume it or call it off (``{"status": "paused"}``), or change its limits; the job."""
         return _document(await self.request("put", f"/jobs/{job_id}", dict(document)))
 
-    async def remove_job(self, job_id: int) -> Any:
-        """Call off what is unfinished of a job, and remove it."""
-        return await self.request("delete", f"/jobs/{job_id}")
+    async def remove_job(self, job_id: int) -> Document:
+        """Call off what is unfinished of a job, and remove it; the job as it was in the end."""
+        return _document(await self.request("delete", f"/jobs/{job_id}"))
 
     # Requests
 
@@ -195,9 +195,9 @@ class Client:
         """One request."""
         return _document(await self.request("get", f"/requests/{request_id}"))
 
-    async def cancel_request(self, request_id: int) -> Any:
-        """Call a request off."""
-        return await self.request("delete", f"/requests/{request_id}")
+    async def cancel_request(self, request_id: int) -> Document:
+        """Call a request off; the request."""
+        return _document(await self.request("delete", f"/requests/{request_id}"))
 
     # Watching
 

@@ -54,8 +54,6 @@ def main() -> None:
     end_with_parent()
     try:
         app(prog_name="puppetmaster")
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         if os.environ.get("PUPPETMASTER_LOG") == "debug":
             raise

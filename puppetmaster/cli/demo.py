@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -80,6 +81,8 @@ async def _demo(devices: int, latency: str, errors: float, kind: BrokerKind, jso
     from puppetmaster.embedded.broker import free_port
     from puppetmaster.embedded.devices import names
 
+    # What our own connection has to say of parts that are still starting is of no use to anybody.
+    logging.getLogger("puppetmaster").addHandler(logging.NullHandler())
     address = BrokerAddress(host=HOST, port=free_port(HOST))
     with tempfile.TemporaryDirectory(prefix="puppetmaster-demo-") as folder, Children(Path(folder)) as children:
         say(f"Starting a broker on port {address.port}, a controller, puppetmaster and {devices} devices ...")

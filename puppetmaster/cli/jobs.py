@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,17 +15,21 @@ from puppetmaster.cli.watching import conclude, goes_on, watch
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client
+    from puppetmaster.client import Client, Document
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, pause, resume, cancel and remove jobs.")
 
 JobFilter = Annotated[
-    str | None, typer.Option("--status", metavar="STATUS", help="Only jobs in this status, such as dispatching.")
+    list[str] | None,
+    typer.Option("--status", metavar="STATUS", help="Only jobs in this status, such as paused. May be repeated."),
 ]
 RequestFilter = Annotated[
-    str | None, typer.Option("--status", metavar="STATUS", help="Only requests in this status, such as error.")
+    list[str] | None,
+    typer.Option("--status", metavar="STATUS", help="Only requests in this status, such as error. May be repeated."),
 ]
-Label = Annotated[str | None, typer.Option("--label", metavar="LABEL", help="Only jobs with this label.")]
+Label = Annotated[
+    list[str] | None, typer.Option("--label", metavar="LABEL", help="Only jobs with this label. May be repeated.")
+]
 Since = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="Only jobs made since then (2026-01-31T12:00:00Z).")
 ]
@@ -145,24 +149,35 @@ def remove_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None
     Example:
       puppetmaster jobs remove 1000000 1000007
     """
-    for job_id, answer in talk(settings, lambda client: _each(job_ids, client.remove_job)):
-        if json:
-            render.print_json_line(answer)
-        else:
-            typer.echo(f"job {job_id} removed")
+
+    def tell(job: Document) -> str:
+        return f"job {job['id']} removed"
+
+    _for_each(settings, job_ids, lambda client, job_id: client.remove_job(job_id), tell, json)
 
 
 def _update(settings: Settings, job_ids: Sequence[int], status: str, json: bool) -> None:
-    async def conversation(client: Client) -> list[tuple[int, Any]]:
-        return await _each(job_ids, lambda job_id: client.update_job(job_id, {"status": status}))
+    def tell(job: Document) -> str:
+        return f"job {job['id']} {job['status']}: {render.counts(job)}"
 
-    for job_id, job in talk(settings, conversation):
-        if json:
-            render.print_json_line(job)
-        else:
-            typer.echo(f"job {job_id} {job['status']}: {render.counts(job)}")
+    _for_each(settings, job_ids, lambda client, job_id: client.update_job(job_id, {"status": status}), tell, json)
 
 
-async def _each(job_ids: Sequence[int], call: Callable[[int], Awaitable[Any]]) -> list[tuple[int, Any]]:
-    """One after the other, for the controller locks the bundle while it answers a write."""
-    return [(job_id, await call(job_id)) for job_id in job_ids]
+def _for_each(
+    settings: Settings,
+    job_ids: Sequence[int],
+    call: Callable[[Client, int], Awaitable[Document]],
+    tell: Callable[[Document], str],
+    json: bool,
+) -> None:
+    """Do something to jobs, one after the other, for the controller locks the bundle while it answers a write."""
+
+    async def conversation(client: Client) -> None:
+        for job_id in job_ids:
+            job = await call(client, job_id)
+            if json:
+                render.print_json_line(job)
+            else:
+                typer.echo(tell(job))
+
+    talk(settings, conversation)

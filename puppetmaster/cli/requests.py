@@ -21,7 +21,8 @@ RequestId = Annotated[int, typer.Argument(metavar="ID", min=0, help="The request
 def list_requests(
     settings: Settings,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="STATUS", help="Only those in this status, such as timeout.")
+        list[str] | None,
+        typer.Option("--status", metavar="STATUS", help="Only those in this status, such as error. May be repeated."),
     ] = None,
     destination: Annotated[
         str | None, typer.Option("--destination", "-d", metavar="DEV", help="Only those to this destination.")

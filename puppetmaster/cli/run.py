@@ -163,7 +163,7 @@ def run(
         startAt=_start_at(start_at),
         concurrency=concurrency,
         abort=_part("--abort-minimum", "--abort", errorPercent=abort, minimum=abort_minimum),
-        rate=_part("--rate-*", "--rate", perMinute=rate, factor=rate_factor, every=rate_every, max=rate_max),
+        rate=_part("--rate-...", "--rate", perMinute=rate, factor=rate_factor, every=rate_every, max=rate_max),
         retry=_given(
             limit=retry,
             on=_retry_on(retry_on),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from puppetmaster.cli.outcome import Interrupted
 from puppetmaster.errors import BusError
-from puppetmaster.loop import run
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def run_until_signal(main: Coroutine[Any, Any, T]) -> T:
 
     :raises Interrupted: when a signal ended it.
     """
+    from puppetmaster.loop import run  # uvloop takes its time, and --help needs none
+
     return run(_interruptible(main))
 
 

@@ -79,7 +79,7 @@ def _check_port(host: str, port: int) -> None:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         advice = "leave --embedded out to use the broker there, or name another port (--broker mqtt://localhost:PORT)"
-        raise BadUsage("--embedded", f"port {port} can't be had ({error.strerror}): {advice}") from None
+        raise BadUsage("--embedded", f"port {port} can't be had ({os.strerror(error.errno or 0)}): {advice}") from None
 
 
 def _end_on_signals() -> None:

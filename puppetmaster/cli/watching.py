@@ -52,8 +52,9 @@ def conclude(job: Document, *, json: bool) -> None:
         return
     if not json and job["reason"]:
         say(f"reason: {render.plain(job['reason'])}")
-    if not json and job["errorCount"]:
-        say(f"the failed requests: puppetmaster requests list --job {job['id']} --status error")
+    failed = [f"--status {status}" for status in ("error", "timeout") if job["counts"].get(status)]
+    if not json and failed:
+        say(f"the failed requests: puppetmaster requests list --job {job['id']} {' '.join(failed)}")
     raise typer.Exit(FAILED)
 
 

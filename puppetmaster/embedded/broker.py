@@ -106,7 +106,8 @@ def mosquitto_config(
     if acl_file:
         lines.append(f"acl_file {acl_file.absolute()}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # Started by root it would become the user mosquitto, who can't read and write the files of ours.
+        # Started by root it becomes the user mosquitto, who can't read and write root's files; and whoever changes
+        # the user is no longer told of the parent's death.
         lines.append("user root")
     return "\n".join([*lines, *extra, ""])
 
@@ -174,7 +175,7 @@ class BrokerProcess:
         self._clean_up()
         self._require_free_port()
         # Neither has a name once the broker is up, so a parent that is killed leaves no file behind.
-        self._log = tempfile.TemporaryFile(prefix="puppetmaster-broker-")
+        self._log = tempfile.TemporaryFile(prefix="puppetmaster-broker-")  # noqa: SIM115 - until the broker ends
         atexit.register(self.stop)
         try:
             with tempfile.TemporaryDirectory(prefix="puppetmaster-broker-") as folder:
@@ -248,18 +249,19 @@ class BrokerProcess:
         return [str(self.executable), "-c", str(config)]
 
     def _launch(self, command: list[str]) -> None:
-        launched: list[subprocess.Popen[bytes] | OSError] = []
+        launched: list[subprocess.Popen[bytes] | Exception] = []
         ready = threading.Event()
         # A thread that lives as long as the broker: Linux takes the end of the thread that forked for the parent's.
         args = (command, launched, ready)
         self._keeper = threading.Thread(target=self._keep, args=args, name=f"broker-{self.port}", daemon=True)
         self._keeper.start()
         ready.wait()
-        if isinstance(launched[0], OSError):
-            raise BusError(f"can't run {self.kind}: {launched[0]}") from launched[0]
-        self._process = launched[0]
+        [outcome] = launched
+        if isinstance(outcome, Exception):
+            raise BusError(f"can't run {self.kind}: {outcome}") from outcome
+        self._process = outcome
 
-    def _keep(self, command: list[str], launched: list[Any], ready: threading.Event) -> None:
+    def _keep(self, command: list[str], launched: list[object], ready: threading.Event) -> None:
         try:
             process = subprocess.Popen(
                 _tied(command),
@@ -269,7 +271,7 @@ class BrokerProcess:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for us: we need the broker for our goodbyes
             )
-        except OSError as error:
+        except Exception as error:  # for the thread that waits for it
             launched.append(error)
             return
         else:
@@ -291,10 +293,11 @@ class BrokerProcess:
     def _accepts(self) -> bool:
         address = self.address
         try:
-            socket.create_connection((address.host, address.port), timeout=1.0).close()
+            with socket.create_connection((address.host, address.port), timeout=1.0) as connection:
+                # Without a listener TCP may connect a socket to itself when it draws this very port.
+                return bool(connection.getsockname() != connection.getpeername())
         except OSError:
             return False
-        return True
 
     def _last_words(self) -> str:
         lines = [line for line in self.log().splitlines() if line.strip()]

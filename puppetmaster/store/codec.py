@@ -30,7 +30,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     # orjson turns NaN and infinities into null.
     if b"null" in body:
         _refuse_non_finite(document.values())
-    return body
+    # orjson hands out its whole buffer of 4 KiB, however small the document: what is kept is a copy.
+    return bytes(memoryview(body))
 
 
 def decode(body: bytes) -> Document:

@@ -123,5 +123,5 @@ class TinyStore:
             return
         try:
             self._journal.rewrite(tables)
-        except OSError as error:
+        except Exception as error:
             log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})

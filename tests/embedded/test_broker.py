@@ -239,7 +239,11 @@ def test_the_broker_dies_with_a_killed_parent(kind: Kind) -> None:
         pid = int(parent.stdout.readline())
         assert not is_gone(pid)
         parent.kill()
-        assert eventually(lambda: is_gone(pid))
+        try:
+            assert eventually(lambda: is_gone(pid))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

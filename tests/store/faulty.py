@@ -63,10 +63,11 @@ class FaultyFileSystem(FileSystem):
         number = len(self.calls)
         if self.before:
             self.before(operation, number)
-        result = carry_out()
-        if self.after:
-            self.after(operation, number)
-        return result
+        try:
+            return carry_out()
+        finally:
+            if self.after:
+                self.after(operation, number)
 
 
 def once(number: int, code: int = errno.EIO) -> Fault:

@@ -18,7 +18,7 @@ from tinydb import TinyDB
 from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import TinyStore, journal
 from tests.store.faulty import QuickFileSystem
-from tests.store.workload import content_after, content_of, put_round, rounds_in
+from tests.store.workload import content_after, content_of, copy_files, put_round, rounds_in
 
 FRAMES = 4
 
@@ -33,7 +33,7 @@ def crashed(tmp_path_factory) -> Path:
         for number in range(1, FRAMES + 1):
             put_round(store, number)
             await store.commit()
-        shutil.copytree(folder, copy)
+        copy_files(store, folder, copy)
         await store.close()
 
     asyncio.run(live())
@@ -261,16 +261,16 @@ def test_compaction_keeps_the_files_small_and_the_content(tmp_path, monkeypatch)
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 5000)
 
     async def live() -> None:
-        store = TinyStore.open(tmp_path)
+        store = TinyStore.open(tmp_path / "live")
         for number in range(1, 501):
             put_round(store, number)
             await store.commit()
             assert store._journal.size < 6000
-        shutil.copytree(tmp_path, tmp_path / "killed")
+        copy_files(store, tmp_path / "live", tmp_path / "killed")
         await store.close()
 
     asyncio.run(live())
-    assert look(tmp_path / "killed") == look(tmp_path) == 500
+    assert look(tmp_path / "killed") == look(tmp_path / "live") == 500
 
 
 def test_several_stores_share_a_folder(tmp_path):

@@ -18,6 +18,7 @@ from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store import TinyStore
 from puppetmaster.store import table as table_module
 from tests.store.faulty import QuickFileSystem
+from tests.store.workload import copy_files
 
 TABLES = st.sampled_from(["_default", "jobs", 'odd "name"'])
 IDS = st.integers(-1, 8)
@@ -124,15 +125,15 @@ def test_any_sequence_of_operations_gives_what_stock_tinydb_gives_and_survives(t
     async def scenario() -> None:
         store = TinyStore.open(folder, files=QuickFileSystem())
         expected = content(await play(store, steps))
-        shutil.copytree(folder, folder / "killed")
+        killed = copy_files(store, folder, folder.with_name(f"{folder.name}-killed"))
         await store.close()
-        for place in (folder / "killed", folder):
+        for place in (killed, folder):
             reopened = TinyStore.open(place, files=QuickFileSystem())
             assert content(reopened.db) == expected
             await reopened.close()
+            shutil.rmtree(place)
 
     asyncio.run(scenario())
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

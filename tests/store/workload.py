@@ -52,6 +52,13 @@ def rounds_in(store: TinyStore) -> int:
     return number
 
 
+def copy_files(store: TinyStore, folder: Path, target: Path) -> Path:
+    """Copy the files of an open store, at a moment at which none of them changes."""
+    store._writer.submit(lambda: None).result()
+    shutil.copytree(folder, target)
+    return target
+
+
 def compact_often() -> None:
     """Make a handful of commits enough for a compaction."""
     journal.MIN_COMPACTION_SIZE = 600
@@ -74,7 +81,7 @@ def make_template(scratch: Path, folder: Path, rounds: int) -> None:
         for number in range(1, rounds + 1):
             put_round(store, number)
             await store.commit()
-        shutil.copytree(scratch, folder)
+        copy_files(store, scratch, folder)
         await store.close()
 
     asyncio.run(begin())
@@ -118,7 +125,7 @@ def main(folder: Path, when: str) -> None:
     while not survived:
         number += 1
         shutil.copytree(folder / "template", folder / str(number))
-        most = 20 if when == "within" else None
+        most = 60 if when == "within" else None
         fault = {"after" if when == "after" else "before": kill(number)}
         survived = _die_at(folder / str(number), FaultyFileSystem(**fault, most=most))
 

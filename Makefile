@@ -1,0 +1,46 @@
+# One command a gate. Each sets up what it needs: a .venv, and Mosquitto for the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := puppetmaster tests benchmarks docs index.py setup.py
+
+.PHONY: help demo run test check bench clean mosquitto
+
+help:            ## This list.
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 10
+
+demo: $(VENV)/.runtime  ## Broker, controller, bundle and 50 simulated devices; reboots them all.
+	$(BIN)/puppetmaster demo
+
+run: $(VENV)/.runtime   ## The bundle with a broker and a controller of its own, until Ctrl-C.
+	$(BIN)/puppetmaster serve --embedded
+
+test: $(VENV)/.dev mosquitto  ## All tests, on real brokers that they start themselves.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev     ## ruff and mypy --strict.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy --strict puppetmaster
+
+bench: $(VENV)/.dev mosquitto  ## The benchmarks: a table on the screen and in benchmarks/results.md.
+	$(BIN)/python -m benchmarks
+
+clean:           ## Remove what was made here; the data folder stays.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results.md
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.runtime: $(BIN)/python requirements.txt setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+mosquitto:
+	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { apt-get update -qq && apt-get install -y -qq mosquitto; }
+	@command -v mosquitto_pub >/dev/null || { apt-get update -qq && apt-get install -y -qq mosquitto-clients; }
