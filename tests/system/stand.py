@@ -45,7 +45,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -117,9 +117,7 @@ class Listener:
         with self._news:
             return self.messages[mark:]
 
-    def wait(
-        self, predicate: Callable[[Heard], object] = bool, timeout: float = PATIENCE, *, mark: int = 0
-    ) -> Heard:
+    def wait(self, predicate: Callable[[Heard], object] = bool, timeout: float = PATIENCE, *, mark: int = 0) -> Heard:
         """The first message after the first ``mark`` for which ``predicate`` holds."""
         found: list[Heard] = []
 
@@ -141,7 +139,9 @@ class Listener:
         with self._news:
             if not self._news.wait_for(lambda: predicate(self.messages), timeout):
                 last = self.messages[-1] if self.messages else None
-                raise NoAnswer(f"{len(self.messages)} messages on {self.topic} in {timeout:g} s; the last: {last!r:.2000}")
+                raise NoAnswer(
+                    f"{len(self.messages)} messages on {self.topic} in {timeout:g} s; the last: {last!r:.2000}"
+                )
             return list(self.messages)
 
 
@@ -164,14 +164,16 @@ class Wire:
         self.connected = threading.Event()
         self._port = port
         self._listeners: list[Listener] = []
-        self._subscribed: dict[int, threading.Event] = {}
+        self._subscribed: set[int] = set()
         self._asked: dict[int, list[Answer]] = {}
-        self._answered = threading.Condition()
+        self._news = threading.Condition()
         self._ids = count(800_000)
         self._client = paho.Client(f"stand-{name}")
         self._client.max_inflight_messages_set(1000)
         self._client.reconnect_delay_set(1, 1)
-        self._client.on_socket_open = lambda client, data, sock: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._client.on_socket_open = lambda client, data, sock: sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = lambda client, data, code: self.connected.clear()
         self._client.on_subscribe = lambda client, data, mid, qos: self._on_subscribe(mid)
@@ -186,7 +188,9 @@ class Wire:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def publish(self, topic: str, payload: bytes | str, *, retain: bool = False, qos: int = 1, wait: bool = True) -> None:
+    def publish(
+        self, topic: str, payload: bytes | str, *, retain: bool = False, qos: int = 1, wait: bool = True
+    ) -> None:
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
         if wait:
             deadline = time.monotonic() + PATIENCE
@@ -197,11 +201,11 @@ class Wire:
     def listen(self, topic: str) -> Listener:
         listener = Listener(topic)
         self._listeners.append(listener)
-        confirmed = threading.Event()
         result, mid = self._client.subscribe(topic, qos=1)
         if result == paho.MQTT_ERR_SUCCESS:
-            self._subscribed[mid] = confirmed
-            assert confirmed.wait(PATIENCE) or not self.connected.is_set(), f"no subscription to {topic}"
+            with self._news:
+                confirmed = self._news.wait_for(lambda: mid in self._subscribed, PATIENCE)
+            assert confirmed or not self.connected.is_set(), f"no subscription to {topic}"
         return listener
 
     def exchange(self, method: str, resource: str, data: Any, timeout: float) -> Answer:
@@ -212,8 +216,8 @@ class Wire:
             while True:
                 idents.append(self._send(method, resource, data, answers))
                 left = deadline - time.monotonic()
-                with self._answered:
-                    self._answered.wait_for(lambda: answers, min(left, ASK_AGAIN) if method == "get" else left)
+                with self._news:
+                    self._news.wait_for(lambda: answers, min(left, ASK_AGAIN) if method == "get" else left)
                 if answers:
                     return answers[0]
                 if time.monotonic() >= deadline:
@@ -241,13 +245,9 @@ class Wire:
         self.connected.set()
 
     def _on_subscribe(self, mid: int) -> None:
-        # The acknowledgement can overtake the line that notes its number.
-        for _ in range(100):
-            confirmed = self._subscribed.pop(mid, None)
-            if confirmed is not None:
-                confirmed.set()
-                return
-            time.sleep(0.0005)
+        with self._news:
+            self._subscribed.add(mid)
+            self._news.notify_all()
 
     def _on_message(self, client: object, userdata: object, message: Any) -> None:
         heard = Heard(message.topic, bytes(message.payload), bool(message.retain), time.monotonic())
@@ -259,11 +259,11 @@ class Wire:
 
     def _on_answer(self, heard: Heard) -> None:
         message = heard.data
-        with self._answered:
+        with self._news:
             answers = self._asked.get(message.get("id"))
             if answers is not None:
                 answers.append(Answer(message["code"], message.get("data"), message, heard.payload))
-                self._answered.notify_all()
+                self._news.notify_all()
 
 
 # The parts
@@ -411,13 +411,10 @@ class Broker:
         self.log_path = stand.folder / "broker.log"
         folder = stand.folder / "broker"
         folder.mkdir(exist_ok=True)
-        lines = ["log_dest stdout", f"log_dest file {self.log_path}", "log_timestamp_format %H:%M:%S", *extra]
-        if os.geteuid() == 0 and not persistence:
-            lines.insert(0, "user root")  # it would become the user mosquitto, who can't write into the folder
+        lines = ["log_timestamp_format %H:%M:%S", *extra]
+        self._earlier = ""
         self._stand = stand
-        self._process = BrokerProcess(
-            defaults=True, persistence=folder if persistence else None, extra=lines
-        )
+        self._process = BrokerProcess(defaults=True, persistence=folder if persistence else None, extra=lines)
         assert self._process.kind == "mosquitto", "the system tests need mosquitto"
         self.port = self._process.port
 
@@ -436,9 +433,11 @@ class Broker:
 
     def stop(self) -> None:
         """End it with TERM: with ``persistence`` it saves its queues and sessions."""
+        self._keep_log()
         self._process.stop()
 
     def kill(self) -> None:
+        self._keep_log()
         self._process.kill()
 
     def restart(self, *, wait: bool = True, kill: bool = False) -> None:
@@ -450,7 +449,12 @@ class Broker:
         self.start(wait=wait)
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        """What it logged in all its lives, but for the goodbyes."""
+        return self._earlier + self._process.log()
+
+    def _keep_log(self) -> None:
+        self._earlier = self.log()
+        self.log_path.write_text(self._earlier, encoding="utf-8")
 
 
 # All of it
@@ -491,7 +495,9 @@ class Stand:
         self.fleets: dict[str, Fleet] = {}
         self.programs: dict[str, Part] = {}
         python = sys.executable
-        self.controller = Controller(self, "controller", [python, "-m", "puppetmaster", "controller"], self.environment())
+        self.controller = Controller(
+            self, "controller", [python, "-m", "puppetmaster", "controller"], self.environment()
+        )
         own = {f"PUPPETMASTER_{name.upper()}": str(value) for name, value in settings.items()}
         env = {"PUPPETMASTER_DATA": str(self.data), "PUPPETMASTER_INSTANCE": instance, **own}
         self.bundle = BundleProcess(
@@ -551,15 +557,24 @@ class Stand:
 
     def logs(self, lines: int = 40) -> str:
         """The last lines of every log."""
-        parts: Iterable[Any] = [self.broker, self.controller, self.bundle, *self.fleets.values(), *self.programs.values()]
-        return "\n".join(
-            "\n".join([f"----- {part.name} -----", *part.log().splitlines()[-lines:]]) for part in parts
-        )
+        parts: Iterable[Any] = [
+            self.broker,
+            self.controller,
+            self.bundle,
+            *self.fleets.values(),
+            *self.programs.values(),
+        ]
+        return "\n".join("\n".join([f"----- {part.name} -----", *part.log().splitlines()[-lines:]]) for part in parts)
 
     # Parts
 
     def fleet(
-        self, name: str, devices: int | None = None, *, names: Sequence[str] | None = None, start: bool = True,
+        self,
+        name: str,
+        devices: int | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        start: bool = True,
         **behaviour: object,
     ) -> Fleet:
         """Start devices ``name-0001`` and so on, or those named; returns when they listen.
@@ -736,14 +751,9 @@ class Stand:
         """What all devices did, in the order of the starts; of one job (as ``create_job`` answers it) only."""
         found = [record for fleet in self.fleets.values() for record in fleet.work()]
         if job is not None:
-            ids = set(_ids(job))
+            ids = range(job["id"] + 1, job["id"] + 1 + job["totalCount"])  # they follow the job's own
             found = [record for record in found if record["id"] in ids]
         return sorted(found, key=lambda record: (record["startedAt"], record["id"]))
-
-
-def _ids(job: Document) -> Iterator[int]:
-    # The requests of a job have the ids that follow its own.
-    return iter(range(job["id"] + 1, job["id"] + 1 + job["totalCount"]))
 
 
 def assert_adds_up(job: Document) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: what a request costs, beside what MQTT alone costs, in the same run."""
