@@ -59,8 +59,8 @@ LOST_AFTER = 60.0
 
 LOCKED, FORBIDDEN, NOT_FOUND = 423, 403, 404
 
+# Between those of the SDK (0 to 655350) and those of the bundle's own requests (from 1_000_000 up).
 _IDS = range(700_000, 1_000_000)
-# Beside those of the SDK (0 to 655350) and those of the bundle's own requests (from 1_000_000 up).
 
 _FINAL = frozenset(status.value for status in JOB_FINAL)
 
@@ -374,7 +374,9 @@ def _is_busy(answer: Document) -> bool:
 
 def _resource(path: str, query: Mapping[str, Any]) -> str:
     given = {key: _query_value(value) for key, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given, doseq=True, quote_via=quote)}" if given else path
+    if not given:
+        return path
+    return f"{path}?{urlencode(given, doseq=True, errors='replace', quote_via=quote)}"
 
 
 def _query_value(value: Any) -> Any:

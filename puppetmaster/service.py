@@ -190,6 +190,10 @@ class Service:
 
     # Jobs
 
+    def has_job(self, job_id: int) -> bool:
+        """Whether there is such a job."""
+        return job_id in self._engine.jobs
+
     async def create_job(self, document: object) -> View:
         """Make a job and answer it with the ids of its requests; it is on disk then.
 

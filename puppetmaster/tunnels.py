@@ -16,6 +16,7 @@ from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus, Will
 from puppetmaster.documents import Document
 from puppetmaster.engine import Change
+from puppetmaster.errors import BusError
 from puppetmaster.models import Request
 from puppetmaster.service import Service
 from puppetmaster.teller import Teller
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 1.0
 """Seconds between two looks at the number of dropped answers."""
+
+SWEEP_TIME = 5.0
+"""Seconds after the start in which the broker hands out what it has retained."""
 
 LOG_INTERVAL = 10.0
 """Seconds between two lines in the log about them: whoever floods our topics must not flood the disk."""
@@ -39,6 +43,7 @@ class Tunnels:
     def __init__(self, address: BrokerAddress, codec: wire.Codec, *, qos: int = 1) -> None:
         instance = codec.instance
         self._codec = codec
+        self._job_topics = wire.job_topic(instance, "")
         self._qos = qos
         self._service: Service | None = None
         self._malformed = ""
@@ -59,13 +64,25 @@ class Tunnels:
         self.teller.online(False)
 
     def serve(self, service: Service) -> None:
-        """Hand answers to this service from now on."""
+        """Hand answers to this service from now on; it sends nothing before the broker is there."""
         self._service = service
+        service.link(False)
 
     async def start(self) -> None:
         """Connect, however long it takes."""
         await self._bus.start()
         self._reporter = asyncio.create_task(self._report(), name="tunnels-report")
+        await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Take away what is retained of jobs that are gone: a kill may come between the removal and its news."""
+        topic = wire.job_topic(self._codec.instance, "+")
+        try:
+            await self._bus.subscribe(topic)
+            await asyncio.sleep(SWEEP_TIME)
+            await self._bus.unsubscribe(topic)
+        except BusError as error:
+            logger.info("retained states of removed jobs may be left over: %s", error)
 
     async def close(self) -> None:
         """Tell what is untold, say goodbye and leave; the session stays at the broker."""
@@ -117,6 +134,9 @@ class Tunnels:
 
     async def _received(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
+        if topic.startswith(self._job_topics):
+            self._seen_job(topic.removeprefix(self._job_topics), payload)
+            return
         try:
             if len(payload) > wire.MAX_ANSWER_BYTES:
                 reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
@@ -128,6 +148,11 @@ class Tunnels:
             self._service.dropped["malformed"] += 1
             return
         await self._service.answer(answer)
+
+    def _seen_job(self, job_id: str, payload: bytes) -> None:
+        assert self._service is not None
+        if payload and not (job_id.isascii() and job_id.isdigit() and self._service.has_job(int(job_id))):
+            self.teller.forget(job_id)
 
     # Reports
 

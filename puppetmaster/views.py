@@ -27,7 +27,7 @@ def job_view(job_id: int, document: Mapping[str, Any]) -> View:
         "startAt": to_text(document["startAt"]),
         "startedAt": to_text(document["startedAt"]),
         "finishedAt": to_text(document["finishedAt"]),
-        "timeout": document["limits"]["timeout"],
+        "timeout": _whole(document["limits"]["timeout"]),
         "priority": document["limits"]["priority"],
         "status": document["status"],
         "reason": document["reason"],
@@ -54,7 +54,7 @@ def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View
             "createdAt": to_text(job.created_at),
             "sentAt": to_text(document.get("sentAt")),
             "finishedAt": to_text(document.get("finishedAt")),
-            "timeout": message.timeout,
+            "timeout": _whole(message.timeout),
             "attempt": document.get("attempt", 0),
             "status": document["status"],
             "reason": document.get("reason", "created"),
@@ -65,6 +65,11 @@ def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View
     }
 
 
+
+
+def _whole(seconds: float | None) -> float | int | None:
+    """A duration as people write it: 3600, not 3600.0."""
+    return int(seconds) if seconds is not None and seconds == int(seconds) else seconds
 
 
 def error_view(error: PuppetmasterError) -> View:

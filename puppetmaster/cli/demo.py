@@ -190,4 +190,4 @@ def _print_counters(job: Document) -> None:
     table.add_row("resolved", str(job["finishCount"]))
     table.add_row("errors", str(job["errorCount"]))
     table.add_row("time", render.duration(render.seconds_of(job) or 0.0))
-    render.console().print(table)
+    render.show(table)

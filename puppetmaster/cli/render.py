@@ -46,6 +46,18 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
+def show(table: Table) -> None:
+    """Print a table; where nobody sees colours, without the blanks at the ends of its lines."""
+    to = console()
+    if to.is_terminal:
+        to.print(table)
+        return
+    with to.capture() as capture:
+        to.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
 def print_json(document: Any) -> None:
     """One JSON document, indented."""
     print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
@@ -70,7 +82,7 @@ def print_jobs(jobs: Iterable[Document]) -> None:
             _cell(job.get("totalCount")),
             age(job.get("createdAt")),
         )
-    console().print(table)
+    show(table)
 
 
 def print_requests(requests: Iterable[Document]) -> None:
@@ -89,7 +101,7 @@ def print_requests(requests: Iterable[Document]) -> None:
             _cell(about.get("code")),
             _short(about.get("result")),
         )
-    console().print(table)
+    show(table)
 
 
 def print_job(job: Document) -> None:
@@ -156,7 +168,7 @@ def _print_fields(fields: Document) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         table.add_row(name, _status(fields) if name == "status" else _cell(value))
-    console().print(table)
+    show(table)
 
 
 def _cell(value: Any) -> Text:

@@ -27,4 +27,4 @@ def show_settings(settings: Settings, json: Json = False) -> None:
     table = Table("name", "value", "source", box=None, pad_edge=False, header_style="bold")
     for name, value, source in rows:
         table.add_row(name, Text("-" if value is None else render.plain(str(value))), source)
-    render.console().print(table)
+    render.show(table)

@@ -84,7 +84,7 @@ def stub(broker):
 
 
 @pytest.fixture
-def nobody():
+def free_address():
     """The address of a broker that is not there."""
     from puppetmaster.embedded.broker import free_port
 
