@@ -42,12 +42,9 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     store = _open(settings.data)
     try:
-        return await _serve(settings, store, stop)
+        return await _serve(settings, store)
     finally:
         await store.close()
 
@@ -57,7 +54,7 @@ def _open(data: Path) -> TinyStore:
     return TinyStore.open(data)
 
 
-async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> int:
+async def _serve(settings: Settings, store: Store) -> int:
     instance = _instance(settings, store)
     through_controller = settings.channel == "controller"
     codec = Codec(instance, RemoteBundle() if through_controller else DeviceTunnel(settings.topic))
@@ -79,6 +76,8 @@ async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> int:
             on_registered=lambda: _controller_restarted(service, codec),
         )
     )
+    # After the bundle was made: the SDK's constructor puts a handler of its own on SIGINT.
+    stop = _stop_signal()
     logger.info("puppetmaster %s, instance %s, data in %s, broker %s", __version__, instance, settings.data,
                 settings.broker)
     service.start()
@@ -88,9 +87,17 @@ async def _serve(settings: Settings, store: Store, stop: asyncio.Event) -> int:
     logger.info("stopping")
     await edge.close()
     connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
     await tunnels.close()
     await service.close()
     return 1 if failed else 0
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _until(stop: asyncio.Event, service: Service) -> bool:

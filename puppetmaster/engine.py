@@ -32,6 +32,9 @@ from puppetmaster.states import (
 MAX_WINDOW = 1000
 """Mosquitto queues 1,000 messages a client and drops the rest without a word, so no more may be out at once."""
 
+RATE_CATCH_UP = 1.0
+"""Seconds of a job's rate that may be made up for when the loop, or a full window, was late."""
+
 
 class Change(str, Enum):
     """What happened to a job, as the method of the event that tells of it."""
@@ -204,7 +207,7 @@ class Engine:
             raise Conflict(f"job {job.id} has ended ({job.status.value}), its limits can't change")
         self._leave_ring(job)
         job.limits = limits
-        job.next_send_at = min(job.next_send_at, now)
+        job.next_send_at = now
         self._watch_deadline(job)
         self._wake(job)
         self._changed(job)
@@ -334,6 +337,7 @@ class Engine:
             self._restore_job(job, now)
 
     def _restore_job(self, job: Job, now: float) -> None:
+        job.next_send_at = now
         own = [self.requests[request_id] for request_id in job.request_ids]
         _link(own)
         seen: set[str] = set()
@@ -390,6 +394,7 @@ class Engine:
         self._move_job(job, JobEvent.START, reason)
         if job.started_at is None:
             job.started_at = now
+        job.next_send_at = max(job.next_send_at, now)
         self._watch_deadline(job)
         self._wake(job)
 
@@ -606,7 +611,10 @@ class Engine:
         request.attempt += 1
         self._enter(request, now + request.message.timeout)
         if job.limits.rate is not None:
-            job.next_send_at = max(now, job.next_send_at) + job.limits.rate.interval(job.finish_count)
+            interval = job.limits.rate.interval(job.finish_count)
+            # A rate of hundreds a second is kept over ticks that come late; a slow one never sends two at once.
+            earliest = now - RATE_CATCH_UP if interval < RATE_CATCH_UP else now
+            job.next_send_at = max(job.next_send_at, earliest) + interval
         self._effects.sends.append((request, request.attempt))
 
     def _enter(self, request: Request, deadline: float) -> None:

@@ -147,7 +147,11 @@ class Tunnels:
             self._malformed = f"on {topic:.100}: {error}"
             self._service.dropped["malformed"] += 1
             return
-        await self._service.answer(answer)
+        try:
+            await self._service.answer(answer)
+        except Exception:
+            # A fault of ours; the broker would send the answer again and again.
+            logger.exception("an answer could not be taken: %s", answer)
 
     def _seen_job(self, job_id: str, payload: bytes) -> None:
         assert self._service is not None

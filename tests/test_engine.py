@@ -284,17 +284,14 @@ def test_a_failed_request_lets_the_next_one_to_its_destination_go() -> None:
 
 def test_two_jobs_take_turns_at_one_destination() -> None:
     run = Run()
-    one, two = run.job(["a"], ["a"]), run.job(["a"], ["b"])
-    [first] = run.step()
-    assert first.job is one
-    assert run.step() == []
-    run.answer(first)
-    [second] = run.step()
-    assert second.job is two
-    run.answer(second)
-    third, fourth = run.step()
-    assert {third.job, fourth.job} == {one, two}
-    assert {third.destination, fourth.destination} == {"a", "b"}
+    one, two = run.job(["a"], ["a"]), run.job(["a"], ["a"])
+    order = []
+    for _ in range(4):
+        [request] = run.step()
+        assert run.step() == []
+        order.append(request.job)
+        run.answer(request)
+    assert order == [one, two, one, two]
 
 
 def test_a_busy_destination_does_not_hold_up_a_jobs_other_destinations() -> None:
@@ -438,7 +435,7 @@ def test_a_jobs_deadline_ends_it_and_all_its_requests() -> None:
     assert (job.status, job.reason) == (J.TIMEOUT, "not done within 30 s")
     assert counts(job) == {"resolved": 1, "timeout": 2}
     assert (job.progress, run.engine.out_count) == (100, 0)
-    assert second.reason == "the job was timeout: not done within 30 s" or "not done within 30 s" in second.reason
+    assert "not done within 30 s" in second.reason
     assert recount(run, job) == job.counts
 
 
@@ -954,7 +951,7 @@ def test_cancelling_a_request_that_waits_for_its_next_attempt_drops_the_attempt(
     first, _ = run.step()
     run.answer(first, 503)
     run.engine.cancel_request(first.id, run.now)
-    assert run.step(100.0) == []
+    assert run.step(10.0) == []
     assert counts(job) == {"canceled": 1, "created": 1}
 
 

@@ -170,8 +170,8 @@ def test_every_option_of_run_has_its_place_in_the_document(stub, invoke, tmp_pat
     (tmp_path / "data.json").write_text("[1, 2]")
     answers(stub, (200, make_job(created=1)))
     options = (
-        f"--data @{tmp_path}/data.json --name nightly --label a --label b=c --key k1 --timeout 60 --request-timeout 5.5 "
-        "--priority 90 --start-at 2026-01-31T12:00:00+02:00 --abort 10 --abort-minimum 20 --concurrency 7 "
+        f"--data @{tmp_path}/data.json --name nightly --label a --label b=c --key k1 "
+        "--timeout 60 --request-timeout 5.5 --priority 90 --start-at 2026-01-31T12:00:00+02:00 --abort 10 --abort-minimum 20 --concurrency 7 "
         "--rate 60 --rate-factor 2 --rate-every 10 --rate-max 600 "
         "--retry 4 --retry-on 423,503,timeout --retry-delay 2 --retry-factor 3 --retry-max-delay 30"
     )
@@ -363,7 +363,7 @@ def test_ctrl_c_before_the_answer_says_that_there_may_be_a_job(stub):
 
 
 def test_a_reader_that_goes_away_is_no_traceback(stub):
-    answers(stub, (200, [make_job(number) for number in range(5000)]))
+    answers(stub, (200, [make_job(number) for number in range(1500)]))
     with start("jobs", "list", "--broker", stub.address.url()) as process:
         process.stdout.close()
         process.stdout = None

@@ -108,8 +108,7 @@ def test_the_batch_example_reboots_three_devices(stand: Stand, shell: Shell, mac
     assert job["status"] == "dispatching"
     assert (job["progress"], job["totalCount"], job["finishCount"], job["errorCount"]) == (0, 3, 0, 0)
     assert len(set(job["requests"])) == 3
-    assert all(isinstance(ident, int) and ident > 1_000_000 for ident in [*job["requests"], job["id"]][:3])
-    assert job["id"] >= 1_000_000
+    assert all(isinstance(ident, int) and ident >= 1_000_000 for ident in [job["id"], *job["requests"]])
 
     ended = stand.wait_job(job["id"])
     assert ended["status"] == "resolved"
@@ -307,9 +306,8 @@ def test_the_events_of_a_job_come_in_the_order_of_its_life(stand: Stand, said: L
     for state in told:
         assert_adds_up(state)
         assert "requests" not in state
-    done = [state["doneCount"] for state in told]
-    # The SDK hands events to three threads, so neighbours may change places; the first and the last are what they are.
-    assert done[0] <= 3 and max(done) == 9
+    # The SDK hands events to three threads, so neighbours may change places.
+    assert max(state["doneCount"] for state in told) == 9
     assert all(event["code"] == 200 for event in events)
 
 
@@ -331,13 +329,13 @@ def test_the_last_state_of_a_job_is_retained_until_it_is_removed(stand: Stand, m
     told = stand.job_changes.wait(lambda heard: heard.topic == topic and heard.data["status"] == "resolved")
     assert told.data == job
 
-    late = stand.listen(f"{topic}/#").wait()
+    late = stand.listen(f"{topic}/#").wait()  # another subscription than the stand's own, to the same topic
     assert late.retained
     assert late.data == job
 
     stand.remove_job(job["id"])
     stand.job_changes.wait(lambda heard: heard.topic == topic and not heard.payload)
-    nothing, marker = stand.listen(topic + "/#/"[:-1]), stand.listen("/marker")
+    nothing, marker = stand.listen(f"{topic}/#"), stand.listen("/marker")
     stand.publish("/marker", b"{}")
     marker.wait()
     assert not [heard for heard in nothing.messages if heard.retained and heard.payload]

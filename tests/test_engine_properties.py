@@ -1,0 +1,438 @@
+"""The engine under random jobs, answers, times, callers and restarts: what must hold always, whatever happens.
+
+The machine saves only what the effects tell it to, and restarts from that: a change that is not told is found out.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from puppetmaster import documents
+from puppetmaster.engine import Change, Engine, Verdict
+from puppetmaster.errors import Conflict, KeyConflict, RequestNotFound
+from puppetmaster.models import Job, JobSpec, Limits, Message, Request
+from puppetmaster.policies import AbortThreshold, Rate, Retention, RetryPolicy
+from puppetmaster.states import REQUEST_FINAL, REQUEST_OUT, JobStatus, RequestStatus
+from tests.test_engine import Disk
+
+DESTINATIONS = ("a", "b", "c", "d", "localhost")
+FINAL = {status.value for status in REQUEST_FINAL}
+WAITS = (0.0, 0.0, 0.1, 1.0, 2.5, 10.0, 100.0)
+CODES = (200, 200, 200, 204, 400, 403, 404, 408, 423, 429, 500, 503)
+
+destinations = st.lists(st.sampled_from(DESTINATIONS), min_size=1, max_size=5)
+batches = st.lists(destinations, min_size=1, max_size=3)
+retries = st.builds(
+    RetryPolicy,
+    limit=st.integers(0, 2),
+    delay=st.sampled_from([0.5, 3.0]),
+    on=st.sampled_from([frozenset({423, 503}), frozenset({423, "timeout"}), frozenset({"timeout"})]),
+)
+rates = st.builds(Rate, per_minute=st.sampled_from([30.0, 120.0]), factor=st.sampled_from([1.0, 2.0]))
+aborts = st.builds(AbortThreshold, error_percent=st.sampled_from([20.0, 60.0]), minimum=st.integers(1, 4))
+limits = st.builds(
+    Limits,
+    timeout=st.none() | st.sampled_from([5.0, 60.0]),
+    concurrency=st.none() | st.integers(1, 3),
+    retry=retries,
+    rate=st.none() | rates,
+    abort=st.none() | aborts,
+    priority=st.sampled_from([10, 50, 90]),
+)
+picks = st.integers(0, 1_000)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Drives an engine as a service, a broker, devices and callers would, and worse."""
+
+    @initialize(
+        window=st.integers(1, 5),
+        jobs_kept=st.integers(1, 5),
+        jobs=st.lists(st.tuples(batches, limits), min_size=1, max_size=3),
+    )
+    def begin(self, window: int, jobs_kept: int, jobs: list[tuple[list[list[str]], Limits]]) -> None:
+        """Make an engine, with something to do."""
+        self.window = window
+        self.retention = Retention(age=300.0, jobs=jobs_kept)
+        self.now = 1_000.0
+        self.link = True
+        self.disk = Disk()
+        self.engine = Engine(window=window, retention=self.retention, random=Random(1))
+        self.published: list[tuple[int, int, str]] = []
+        self.ended: dict[int, bytes] = {}
+        self.removed: set[int] = set()
+        for batch, wanted in jobs:
+            self.submit(batch, wanted, None, None)
+        self.tick(0.0)
+
+    # Callers
+
+    @rule(
+        batch=batches,
+        wanted=limits,
+        start=st.sampled_from([None, None, 0.0, 4.0, 40.0]),
+        key=st.sampled_from([None, None, "x", "y"]),
+    )
+    def submit(self, batch: list[list[str]], wanted: Limits, start: float | None, key: str | None) -> None:
+        """Make a job, or name one that exists by its key."""
+        messages = [Message(method="get", resource="/", timeout=float(2 + 5 * n)) for n in range(len(batch))]
+        spec = JobSpec(
+            messages=messages,
+            batch=list(enumerate(batch)),
+            limits=wanted,
+            start_at=None if start is None else self.now + start,
+            key=key,
+            fingerprint=str(batch),
+        )
+        before = dict(self.engine.jobs)
+        try:
+            job, created = self.engine.submit(spec, self.now)
+        except KeyConflict as conflict:
+            assert before[conflict.job_id].key == key
+            assert self.engine.jobs == before
+            return
+        assert created is (job.id not in before)
+        assert job.total_count == sum(map(len, batch))
+        if not created:
+            assert (job.key, job.fingerprint) == (key, str(batch))
+        self.settle()
+
+    @precondition(lambda self: self.engine.jobs)
+    @rule(pick=picks, act=st.sampled_from(["pause", "resume", "resume", "cancel", "remove"]))
+    def order(self, pick: int, act: str) -> None:
+        """A caller orders something; what the job's status forbids must change nothing."""
+        job = self.job(pick)
+        before = documents.job_to_document(job)
+        try:
+            self.engine.pause(job.id) if act == "pause" else getattr(self.engine, act)(job.id, self.now)
+        except Conflict:
+            assert job.is_final
+            assert documents.job_to_document(job) == before
+        if act == "remove":
+            assert job.id not in self.engine.jobs
+        self.settle()
+
+    @precondition(lambda self: self.engine.jobs)
+    @rule(pick=picks, wanted=limits)
+    def limit(self, pick: int, wanted: Limits) -> None:
+        """A caller changes a job's limits."""
+        job = self.job(pick)
+        try:
+            self.engine.limit(job.id, wanted, self.now)
+        except Conflict:
+            assert job.is_final
+        else:
+            assert job.limits == wanted
+        self.settle()
+
+    @precondition(lambda self: self.engine.jobs)
+    @rule(pick=picks, number=picks)
+    def cancel_request(self, pick: int, number: int) -> None:
+        """A caller cancels one request, also one that has ended."""
+        job = self.job(pick)
+        request_id = job.first_request + number % job.total_count
+        request = self.engine.requests.get(request_id)
+        before = documents.request_to_document(request) if request else None
+        try:
+            assert self.engine.cancel_request(request_id, self.now).status is RequestStatus.CANCELED
+        except RequestNotFound:
+            assert job.is_final
+        except Conflict:
+            assert request is not None
+            assert documents.request_to_document(request) == before
+        self.settle()
+
+    # The bus
+
+    @precondition(lambda self: self.published)
+    @rule(pick=picks)
+    def accept(self, pick: int) -> None:
+        """The broker acknowledges something, perhaps of long ago."""
+        request_id, attempt, _ = self.one_published(pick)
+        self.engine.accepted(request_id, attempt, self.now)
+        self.settle()
+
+    @precondition(lambda self: self.engine.out_count)
+    @rule(codes=st.lists(st.sampled_from((*CODES, 102, 0, 1)), min_size=1, max_size=8), seconds=st.sampled_from(WAITS))
+    def work(self, codes: list[int], seconds: float) -> None:
+        """The broker and the devices do their part: 0 is silence, 1 a mere acknowledgement."""
+        for code in codes:
+            out = [request for request in self.engine._out.values() if request.status is not RequestStatus.RUNNING]
+            if not out:
+                break
+            request = out[code % len(out)]
+            if code:
+                self.engine.accepted(request.id, request.attempt, self.now)
+            if code > 1:
+                self.say(request.destination, request.id, code, {"progress": 40})
+            self.tick(0.0)
+        self.tick(seconds)
+
+    @precondition(lambda self: self.published)
+    @rule(pick=picks, code=st.sampled_from(CODES), text=st.sampled_from(["", "'id' was used."]))
+    def answer(self, pick: int, code: int, text: str) -> None:
+        """A device answers what it got, perhaps long ago, perhaps again."""
+        request_id, _, destination = self.one_published(pick)
+        self.say(destination, request_id, code, {"message": text})
+
+    @precondition(lambda self: self.published)
+    @rule(pick=picks, progress=st.integers(-10, 200) | st.none() | st.text(max_size=1))
+    def report(self, pick: int, progress: object) -> None:
+        """A device reports progress."""
+        request_id, _, destination = self.one_published(pick)
+        self.say(destination, request_id, 102, {"progress": progress})
+
+    @rule(destination=st.sampled_from(DESTINATIONS), offset=st.integers(-3, 40), code=st.sampled_from((*CODES, 102)))
+    def answer_something_else(self, destination: str, offset: int, code: int) -> None:
+        """Somebody answers with an id out of thin air."""
+        request_id = 1_000_000 + offset
+        request = self.engine.requests.get(request_id)
+        verdict = self.say(destination, request_id, code, None)
+        if request is None or request.destination != destination:
+            assert verdict is not Verdict.APPLIED
+
+    @rule(destination=st.sampled_from(DESTINATIONS))
+    def answer_too_much(self, destination: str) -> None:
+        """A device answers with more than can be taken."""
+        self.engine.refuse_answer(destination, "it is too large", self.now)
+        self.settle()
+
+    @rule(up=st.booleans(), resend=st.booleans())
+    def link_changes(self, up: bool, resend: bool) -> None:
+        """The broker comes or goes, perhaps without our session."""
+        self.link = up
+        self.engine.link(up)
+        if up and resend:
+            self.engine.resend(self.now)
+        self.settle()
+
+    # Time
+
+    @rule(seconds=st.sampled_from(WAITS))
+    def tick(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+        self.engine.tick(self.now)
+        self.settle()
+        self.nothing_waits_without_a_reason()
+
+    @rule()
+    def retire(self) -> None:
+        """The service looks for jobs that are too old."""
+        for job in self.engine.retire(self.now):
+            assert job.is_final
+        self.settle()
+
+    @rule(down=st.sampled_from([0.0, 3.0, 100.0]))
+    def restart(self, down: float) -> None:
+        """The bundle is killed, and comes back after a while."""
+        next_id = self.engine.next_id
+        self.now += down
+        self.engine = Engine(window=self.window, retention=self.retention, random=Random(2))
+        self.disk.restore(self.engine, next_id, self.now)
+        self.engine.link(self.link)
+        self.settle()
+
+    # What the service does
+
+    def settle(self) -> None:
+        """Save what the effects say, and publish what is still wanted."""
+        effects = self.engine.drain()
+        self.disk.save(effects)
+        self.removed |= {job.id for job in effects.removed}
+        for job_id, (change, job) in effects.changes.items():
+            assert (change is Change.REMOVED) is (job_id not in self.engine.jobs)
+            assert change is Change.REMOVED or job_id in effects.jobs
+            assert job.reason
+        for request, attempt in effects.sends:
+            if request.is_out and request.attempt == attempt:
+                assert self.link
+                self.publish(request)
+
+    def publish(self, request: Request) -> None:
+        """Look at a request on its way out."""
+        job = request.job
+        assert not request.is_final
+        assert self.engine.requests[request.id] is request
+        earlier = [self.engine.requests[request_id] for request_id in range(job.first_request, request.id)]
+        assert all(other.is_final for other in earlier if other.destination == request.destination)
+        self.published.append((request.id, request.attempt, request.destination))
+
+    def say(self, destination: str, request_id: int, code: int, data: object) -> Verdict:
+        """Answer, and see that only what is applied changes anything."""
+        request = self.engine.requests.get(request_id)
+        before = documents.request_to_document(request) if request else None
+        verdict = self.engine.answer(destination, request_id, code, data, self.now)
+        if verdict is Verdict.APPLIED:
+            assert request is not None
+            assert request.destination == destination
+        else:
+            assert not self.engine.drain()
+            assert (documents.request_to_document(request) if request else None) == before
+        self.settle()
+        return verdict
+
+    def job(self, pick: int) -> Job:
+        """One of the jobs."""
+        jobs = list(self.engine.jobs.values())
+        return jobs[pick % len(jobs)]
+
+    def one_published(self, pick: int) -> tuple[int, int, str]:
+        """Something that was sent, the last ones first."""
+        return self.published[-1 - pick % len(self.published)]
+
+    # What must hold
+
+    def nothing_waits_without_a_reason(self) -> None:
+        """After a tick, whatever could be sent has been sent."""
+        engine = self.engine
+        if not self.link or engine.out_count >= self.window:
+            return
+        busy = {request.destination for request in engine._out.values()}
+        for request in engine.requests.values():
+            job = request.job
+            if job.status is not JobStatus.DISPATCHING or request.status is not RequestStatus.CREATED:
+                continue
+            held_back = (
+                request.is_out
+                or not request.is_head
+                or request.destination in busy
+                or request.retry_at > self.now
+                or (job.limits.concurrency is not None and job.out_count >= job.limits.concurrency)
+                or (job.limits.rate is not None and job.next_send_at > self.now)
+            )
+            assert held_back, f"{request.id} could have been sent"
+
+    @invariant()
+    def counters_are_those_of_a_recount(self) -> None:
+        """Counts, progress and statuses agree with the requests, in memory and on the disk."""
+        for job in self.engine.jobs.values():
+            found = dict.fromkeys(RequestStatus, 0)
+            progress = 0
+            for request_id in job.request_ids:
+                document = self.disk.request(request_id)
+                found[RequestStatus(document["status"])] += 1
+                progress += document.get("progress", 0)
+            assert job.counts == found
+            assert sum(found.values()) == job.total_count
+            assert job.progress == progress // job.total_count
+            ended = job.done_count == job.total_count
+            assert 0 <= job.progress <= 100
+            assert job.is_final is ended is (job.progress == 100) is (job.finished_at is not None)
+            assert (job.started_at is None) or job.status is not JobStatus.PENDING
+
+    @invariant()
+    def the_disk_has_what_the_engine_knows(self) -> None:
+        """Every change of a job or a request was among the effects."""
+        engine = self.engine
+        assert set(self.disk.jobs) == set(self.disk.messages) == set(engine.jobs)
+        for job in engine.jobs.values():
+            assert self.disk.job(job.id) == documents.job_to_document(job)
+        kept = {request_id for job in engine.jobs.values() for request_id in job.request_ids}
+        assert set(self.disk.requests) == kept
+        live = {request_id for job in engine.jobs.values() if not job.is_final for request_id in job.request_ids}
+        assert set(engine.requests) == live
+        for request in engine.requests.values():
+            stored, known = self.disk.request(request.id), documents.request_to_document(request)
+            if request.status is RequestStatus.CREATED:
+                # What is on its way to the broker is in doubt until the broker has it.
+                known = {**known, "attempt": stored.get("attempt", 0)}
+                stored = {"attempt": 0, "progress": 0, "reason": "created", "sentAt": None, **stored}
+                known = {"progress": 0, "reason": "created", "sentAt": None, **known}
+            assert stored == known
+
+    @invariant()
+    def what_has_ended_never_changes(self) -> None:
+        """A final status, its code, its result and its time stay as they are."""
+        for request_id, body in self.disk.requests.items():
+            if self.disk.request(request_id)["status"] in FINAL:
+                assert self.ended.setdefault(request_id, body) == body
+            else:
+                assert request_id not in self.ended
+        for job_id, body in self.disk.jobs.items():
+            if self.engine.jobs[job_id].is_final:
+                assert self.ended.setdefault(job_id, body) == body
+            else:
+                assert job_id not in self.ended
+        assert not self.removed & set(self.engine.jobs)
+
+    @invariant()
+    def the_window_and_the_destinations_are_kept(self) -> None:
+        """At most the window is out, one for each destination, and the books say the same."""
+        engine = self.engine
+        out = [request for request in engine.requests.values() if request.is_out]
+        assert len(out) == engine.out_count <= self.window
+        assert {request.id: request for request in out} == engine._out
+        assert {request.destination: request for request in out} == engine._busy
+        assert len(engine._busy) == len(out)
+        for request in engine.requests.values():
+            assert request.is_out or request.status not in REQUEST_OUT
+            assert not (request.is_out and request.is_final)
+        for job in engine.jobs.values():
+            assert job.out_count == sum(request.job is job for request in out)
+
+    @invariant()
+    def the_scheduler_keeps_its_books(self) -> None:
+        """A job stands in a ring exactly when it is runnable; one head for each chain; nothing waits twice."""
+        engine = self.engine
+        rings = [(priority, job) for priority, ring in engine._rings.items() for job in ring]
+        assert len({job.id for _, job in rings}) == len(rings)
+        assert {job.id for _, job in rings} == {job.id for job in engine.jobs.values() if job.runnable}
+        assert all(priority == job.limits.priority for priority, job in rings)
+        parked = [request.id for waiting in engine._parked.values() for request in waiting]
+        for job in engine.jobs.values():
+            if job.is_final:
+                assert not job.ready
+                continue
+            waiting = [*job.ready, *(request_id for request_id in parked if request_id in job.request_ids)]
+            assert len(set(waiting)) == len(waiting)
+            if job.status is JobStatus.DISPATCHING and job.ready and job.limits.rate is None:
+                full = job.limits.concurrency is not None and job.out_count >= job.limits.concurrency
+                assert job.runnable or full
+            heads: set[str] = set()
+            for request_id in job.request_ids:
+                request = engine.requests[request_id]
+                if not request.is_final:
+                    assert request.is_head is (request.destination not in heads)
+                    heads.add(request.destination)
+
+    def teardown(self) -> None:
+        """When all devices answer, every job ends, and the engine alone tells when to wake it."""
+        if not hasattr(self, "engine"):
+            return
+        engine = self.engine
+        self.link = True
+        engine.link(True)
+        for job in list(engine.jobs.values()):
+            if not job.is_final:
+                engine.resume(job.id, self.now)
+        for _ in range(2_000):
+            engine.tick(self.now)
+            self.settle()
+            if not engine.requests:
+                break
+            for request in list(engine._out.values()):
+                self.say(request.destination, request.id, 200, None)
+            wake = engine.next_wake()
+            assert wake is not None or not engine.requests or engine.out_count == 0
+            if wake is not None:
+                self.now = max(self.now, wake)
+        assert all(job.is_final for job in engine.jobs.values())
+        assert (engine.requests, engine._out, engine._busy, engine._parked) == ({}, {}, {}, {})
+        self.counters_are_those_of_a_recount()
+        self.the_disk_has_what_the_engine_knows()
+        self.what_has_ended_never_changes()
+
+
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
