@@ -8,27 +8,14 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from puppetmaster.errors import Fault, InvalidDocument
+from puppetmaster.fields import Time, listed
 from puppetmaster.states import JobStatus, RequestStatus
-from puppetmaster.times import from_text
 
 MAX_LIMIT = 10_000
 """The longest page; one that would not fit a message on the bus is refused all the same."""
 
 
-def _listed(value: object) -> object:
-    return value if isinstance(value, list) else [value]
-
-
-def _time(value: object) -> float:
-    # A + in a query string is read as a space.
-    try:
-        return from_text(str(value).replace(" ", "+"))
-    except (ValueError, OverflowError):
-        raise ValueError("a time is a text such as 2026-01-31T12:00:00Z") from None
-
-
-Texts = Annotated[list[str], BeforeValidator(_listed)]
-Since = Annotated[Any, BeforeValidator(_time)]
+Texts = Annotated[list[str], BeforeValidator(listed)]
 
 
 class _Query(BaseModel):
@@ -45,22 +32,22 @@ class Page(_Query):
 class JobsQuery(Page):
     """GET /jobs. A ``status`` or ``label`` that is repeated: any of the statuses, all of the labels."""
 
-    status: Annotated[list[JobStatus], BeforeValidator(_listed)] | None = None
+    status: Annotated[list[JobStatus], BeforeValidator(listed)] | None = None
     label: Texts | None = None
-    since: Since | None = None
+    since: Time | None = None
 
 
 class JobQuery(Page):
     """GET /jobs/:id. ``collection``: where the request objects come, or (false) that only their ids do."""
 
     collection: bool | None = None
-    status: Annotated[list[RequestStatus], BeforeValidator(_listed)] | None = None
+    status: Annotated[list[RequestStatus], BeforeValidator(listed)] | None = None
 
 
 class RequestsQuery(Page):
     """GET /requests."""
 
-    status: Annotated[list[RequestStatus], BeforeValidator(_listed)] | None = None
+    status: Annotated[list[RequestStatus], BeforeValidator(listed)] | None = None
     destination: Texts | None = None
     job: int | None = None
 

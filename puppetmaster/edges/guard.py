@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
-from puppetmaster.job_document import MAX_DEPTH
-from puppetmaster.wire import MAX_BUS_BYTES, depth_of
+from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "id": int,

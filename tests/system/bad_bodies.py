@@ -57,7 +57,24 @@ def bad(document: object, path: str | None = None, *codes: int) -> Bad:
 
 NO_OBJECT = [None, True, False, 0, 5, -1.5, "", "get", [], [5], [{}]]
 NO_PART = [True, False, 0, 5, -1.5, "", "text", [], [5], [{}]]
-NO_SECONDS = [0, -1, -0.001, 1e300, 10**30, MAX_SECONDS + 1, True, False, "5", "", [], [5], {}, NAN, INFINITY, -INFINITY]
+NO_SECONDS = [
+    0,
+    -1,
+    -0.001,
+    1e300,
+    10**30,
+    MAX_SECONDS + 1,
+    True,
+    False,
+    "5",
+    "",
+    [],
+    [5],
+    {},
+    NAN,
+    INFINITY,
+    -INFINITY,
+]
 NO_COUNT = [0, -1, 1.5, True, False, "5", "", [], [5], {}, 10**30, -(10**30), NAN, INFINITY]
 NO_PRIORITY = [-1, 101, 50.5, True, False, "50", "high", [], [5], {}, 10**30, NAN]
 NO_NAME = ["", "x" * 129, 5, True, [], ["a"], {}, "a\nb", "a\0b", "\x1f", "\ud800", "a\udfffb"]
@@ -82,7 +99,19 @@ NO_DESTINATION = [
     "a\r", "\x1b[31m", "\x7f", "\x85", "\x9f", "\ud800", "\udfff", "\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001ffff",
     "\U0010fffe", "x" * 129, "x" * 70_000, "é" * 129, "../../etc", "a/../b", "+/#",
 ]  # fmt: skip
-NO_DESTINATIONS = [[], [[]], [5], [None], [True], [""], ["good", ""], ["good", "$SYS"], ["good", "a+b", "good"], [["good"]], {"0": "a"}]
+NO_DESTINATIONS = [
+    [],
+    [[]],
+    [5],
+    [None],
+    [True],
+    [""],
+    ["good", ""],
+    ["good", "$SYS"],
+    ["good", "a+b", "good"],
+    [["good"]],
+    {"0": "a"},
+]
 NO_RETRY = [
     *NO_PART[:9], {"limit": -1}, {"limit": 1001}, {"limit": "3"}, {"limit": True}, {"limit": 1.5}, {"limit": None},
     {"delay": 0}, {"delay": -1}, {"delay": "1"}, {"delay": NAN}, {"delay": MAX_SECONDS + 1}, {"factor": 0.5}, {"factor": 101},
@@ -275,8 +304,31 @@ def bad_requests() -> Iterator[Bad]:
 
 NO_LIMIT = ["-1", "10001", "99999999999999999999999", "abc", "1.5", "1e2", "0x10", "", "%00", "%D9%A3", "%F0%9F%92%A5", "true", "NaN",
             "1,2", "--1", "1%202", "%ff", "null", "[]"]  # fmt: skip
-NO_STATUS = ["nope", "", "RESOLVED", "Resolved", "resolved,error", "5", "%00", "*", "resolved%20", "%F0%9F%92%A5", "None"]
-NO_SINCE = ["yesterday", "", "%00", "2026-13-01", "2026-01-32T00:00:00Z", "1", "NaN", "2026-01-31T25:00:00Z", "99999-01-01", "[]"]
+NO_STATUS = [
+    "nope",
+    "",
+    "RESOLVED",
+    "Resolved",
+    "resolved,error",
+    "5",
+    "%00",
+    "*",
+    "resolved%20",
+    "%F0%9F%92%A5",
+    "None",
+]
+NO_SINCE = [
+    "yesterday",
+    "",
+    "%00",
+    "2026-13-01",
+    "2026-01-32T00:00:00Z",
+    "1",
+    "NaN",
+    "2026-01-31T25:00:00Z",
+    "99999-01-01",
+    "[]",
+]
 
 
 def _page_queries() -> Iterator[str]:
@@ -340,20 +392,27 @@ def _around(spoiler: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.builds(lambda before, spoiled, after: before + spoiled + after, _TEXT, spoiler, _TEXT)
 
 
-_NO_NUMBER = st.one_of(_TEXT, st.booleans(), st.lists(st.integers(), max_size=2), st.dictionaries(_TEXT, st.integers(), max_size=2))
+_NO_NUMBER = st.one_of(
+    _TEXT, st.booleans(), st.lists(st.integers(), max_size=2), st.dictionaries(_TEXT, st.integers(), max_size=2)
+)
 _NO_TEXT = st.one_of(st.booleans(), st.integers(), st.floats(), st.dictionaries(_TEXT, _TEXT, max_size=2))
 _SECONDS = st.one_of(
     _NO_NUMBER, st.integers(max_value=0), st.floats(max_value=0), st.integers(min_value=MAX_SECONDS + 1), st.just(NAN),
     st.floats(min_value=MAX_SECONDS * 1000.0, exclude_min=True),
 )  # fmt: skip
 _COUNT = st.one_of(
-    _NO_NUMBER, st.integers(max_value=0), st.integers(min_value=1_000_000_001), st.floats().filter(lambda x: x != x or x % 1)
+    _NO_NUMBER,
+    st.integers(max_value=0),
+    st.integers(min_value=1_000_000_001),
+    st.floats().filter(lambda x: x != x or x % 1),
 )
 _PRIORITY = st.one_of(_NO_NUMBER, st.integers(max_value=-1), st.integers(min_value=101))
 _NAME = st.one_of(_NO_TEXT, _around(_CONTROL), _around(_SURROGATE), st.text(min_size=129, max_size=140))
 _TIME = st.one_of(_NO_TEXT, st.text(alphabet=st.characters(exclude_categories=["Nd", "Cs"]), max_size=30))
 _LABELS = st.one_of(_NO_TEXT.filter(lambda x: x != {} and not _is_labels(x)), st.lists(_NAME, min_size=1, max_size=3))
-_UNKNOWN_FIELD = st.dictionaries(st.text(min_size=1).map(lambda name: name + "?"), st.integers(), min_size=1, max_size=2)
+_UNKNOWN_FIELD = st.dictionaries(
+    st.text(min_size=1).map(lambda name: name + "?"), st.integers(), min_size=1, max_size=2
+)
 _PART = st.one_of(_TEXT, st.booleans(), st.integers(), st.lists(st.integers(), max_size=2), _UNKNOWN_FIELD)
 _METHOD = st.one_of(_NO_TEXT, _TEXT.filter(lambda text: text.lower() not in ("get", "post", "put", "delete")))
 _RESOURCE = st.one_of(
@@ -361,12 +420,26 @@ _RESOURCE = st.one_of(
     st.text(min_size=1023, max_size=1100).map("/".__add__),
 )  # fmt: skip
 _DATA = st.recursive(
-    st.one_of(st.just(NAN), st.just(INFINITY), st.integers(min_value=2**64), st.integers(max_value=-(2**63) - 1), _around(_SURROGATE)),
+    st.one_of(
+        st.just(NAN),
+        st.just(INFINITY),
+        st.integers(min_value=2**64),
+        st.integers(max_value=-(2**63) - 1),
+        _around(_SURROGATE),
+    ),
     lambda inner: st.lists(inner, min_size=1, max_size=2) | st.dictionaries(_TEXT, inner, min_size=1, max_size=2),
     max_leaves=4,
 )
-_POISON = st.sampled_from("/+#") | _CONTROL | _SURROGATE | st.characters(min_codepoint=0x7F, max_codepoint=0x9F) | st.sampled_from("\ufffe\uffff\ufdd0")
-_DESTINATION = st.one_of(_NO_TEXT, _around(_POISON), _TEXT.map("$".__add__), st.text(min_size=129, max_size=200), st.just(""))
+_POISON = (
+    st.sampled_from("/+#")
+    | _CONTROL
+    | _SURROGATE
+    | st.characters(min_codepoint=0x7F, max_codepoint=0x9F)
+    | st.sampled_from("\ufffe\uffff\ufdd0")
+)
+_DESTINATION = st.one_of(
+    _NO_TEXT, _around(_POISON), _TEXT.map("$".__add__), st.text(min_size=129, max_size=200), st.just("")
+)
 _DESTINATIONS = st.one_of(
     _DESTINATION, st.just([]),
     st.builds(lambda good, poison: [*good, poison, *good], st.lists(st.just("good"), max_size=3), _DESTINATION),
@@ -428,7 +501,9 @@ DRAWN_UPDATE = st.one_of(
 )
 DRAWN_REQUEST = st.one_of(
     st.builds(lambda to: bad({"destination": to, "message": MESSAGE}, "destination"), _DESTINATION),
-    st.builds(lambda field: bad({"message": {**MESSAGE, field[0]: field[1]}}, f"message.{field[0]}"), _fields(_DRAWN_MESSAGE)),
+    st.builds(
+        lambda field: bad({"message": {**MESSAGE, field[0]: field[1]}}, f"message.{field[0]}"), _fields(_DRAWN_MESSAGE)
+    ),
     st.builds(lambda extra: bad({"message": MESSAGE, **extra}), _UNKNOWN_FIELD),
     st.builds(
         lambda timeout: bad({"message": MESSAGE, "options": {"timeout": timeout}}, "options"),
@@ -436,7 +511,9 @@ DRAWN_REQUEST = st.one_of(
     ),
 )
 
-_WORD = st.text(alphabet=st.characters(exclude_categories=["Nd", "No", "Nl", "Cs"]), max_size=10).map(lambda text: quote(text, safe=""))
+_WORD = st.text(alphabet=st.characters(exclude_categories=["Nd", "No", "Nl", "Cs"]), max_size=10).map(
+    lambda text: quote(text, safe="")
+)
 _NO_STATUS_WORD = _WORD.filter(lambda word: not word.isalpha() or len(word) < 4)
 
 
@@ -456,9 +533,9 @@ DRAWN_REQUESTS_QUERY = _PAGE_QUERY | _query("job")
 DRAWN_ID = st.one_of(
     st.integers(max_value=-1).map(str),
     st.integers(min_value=10**12).map(str),
-    st.text(alphabet=st.characters(exclude_categories=["Nd", "Cs"], exclude_characters="/?"), min_size=1, max_size=40).filter(
-        lambda text: text.strip(" \t\n\r/")
-    ),
+    st.text(
+        alphabet=st.characters(exclude_categories=["Nd", "Cs"], exclude_characters="/?"), min_size=1, max_size=40
+    ).filter(lambda text: text.strip(" \t\n\r/")),
     st.text(alphabet="0123456789.,-_+e", min_size=1, max_size=20).filter(lambda text: not text.isdigit()),
 )
 

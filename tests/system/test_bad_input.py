@@ -211,7 +211,11 @@ def test_a_bad_body_is_refused_through_the_controller_as_well(
 
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_that_is_nested_5000_deep_is_refused(asker: Asker, job: Document, witness: Witness, route: str) -> None:
-    deep = [Bad(b"[" * 5000 + b"]" * 5000, "data"), Bad(b'{"batch":' * 5000 + b"1" + b"}" * 5000, "data"), Bad(b"[" * 5000)]
+    deep = [
+        Bad(b"[" * 5000 + b"]" * 5000, "data"),
+        Bad(b'{"batch":' * 5000 + b"1" + b"}" * 5000, "data"),
+        Bad(b"[" * 5000),
+    ]
     assert_all_refused(deep, asker.straight([(*route_of(route, job), bad.raw) for bad in deep]))
 
 
@@ -219,7 +223,12 @@ def test_a_body_that_is_nested_5000_deep_is_refused(asker: Asker, job: Document,
 def test_a_message_of_a_mebibyte_is_refused_with_413(asker: Asker, job: Document, witness: Witness, route: str) -> None:
     good = {"method": "post", "resource": "/x"}
     for size in (MAX_BUS_BYTES - 300, MAX_BUS_BYTES, MAX_BUS_BYTES + 1, 2 * MAX_BUS_BYTES, 3 * MAX_BUS_BYTES):
-        document = {"destinations": ["a"], "destination": "a", "message": {**good, "data": "x" * size}, "name": "x" * 200}
+        document = {
+            "destinations": ["a"],
+            "destination": "a",
+            "message": {**good, "data": "x" * size},
+            "name": "x" * 200,
+        }
         bad = bad_bodies.bad(document, None, 400, 413)
         [answer] = asker.straight([(*route_of(route, job), bad.raw)])
         assert_refused(bad, answer)
@@ -238,11 +247,19 @@ def test_a_request_whose_answer_would_not_fit_is_not_created(asker: Asker, stand
 
 
 def test_a_key_with_another_body_is_refused_with_409(asker: Asker, stand: Stand, job: Document) -> None:
-    keyed = {"destinations": "idle", "message": {"method": "get", "resource": "/x"}, "startAt": "2125-01-01T00:00:00Z", "key": "k"}
+    keyed = {
+        "destinations": "idle",
+        "message": {"method": "get", "resource": "/x"},
+        "startAt": "2125-01-01T00:00:00Z",
+        "key": "k",
+    }
     first = stand.create_job(keyed)
     before = Witness(stand)
     assert stand.create_job(keyed)["id"] == first["id"]
-    others = [bad_bodies.bad({**keyed, **change}, None, 409) for change in ({"name": "x"}, {"destinations": "b"}, {"priority": 1})]
+    others = [
+        bad_bodies.bad({**keyed, **change}, None, 409)
+        for change in ({"name": "x"}, {"destinations": "b"}, {"priority": 1})
+    ]
     assert_all_refused(others, asker.through([("post", "/jobs", bad.raw) for bad in others]))
     before.confirm()
     stand.remove_job(first["id"])
@@ -297,11 +314,17 @@ def test_the_ids_of_one_route_are_unknown_to_the_other(asker: Asker, job: Docume
 
 
 def test_what_has_ended_can_not_be_changed(asker: Asker, stand: Stand, job: Document) -> None:
-    document = {"destinations": "idle", "message": {"method": "get", "resource": "/x"}, "startAt": "2125-01-01T00:00:00Z"}
+    document = {
+        "destinations": "idle",
+        "message": {"method": "get", "resource": "/x"},
+        "startAt": "2125-01-01T00:00:00Z",
+    }
     done = stand.create_job(document)
     stand.update_job(done["id"], status="canceled")
     before = Witness(stand)
-    bodies = [bad_bodies.bad(body, None, 409) for body in ({"status": "paused"}, {"status": "dispatching"}, {"priority": 3})]
+    bodies = [
+        bad_bodies.bad(body, None, 409) for body in ({"status": "paused"}, {"status": "dispatching"}, {"priority": 3})
+    ]
     assert_all_refused(bodies, asker.through([("put", f"/jobs/{done['id']}", bad.raw) for bad in bodies]))
     before.confirm()
     stand.remove_job(done["id"])
@@ -356,7 +379,9 @@ def test_a_body_that_is_too_deep_is_answered_by_the_id_of_its_message_not_by_one
 ) -> None:
     answers = stand.listen("/odd/answers")
     inner = b'{"id":7,"method":"get","resource":"/inner","x":%b1%b}' % (b"[" * 150, b"]" * 150)
-    stand.publish("/controller", b'{"data":%b,"id":950100,"method":"post","resource":"/jobs","tunnel":"/odd/answers"}' % inner)
+    stand.publish(
+        "/controller", b'{"data":%b,"id":950100,"method":"post","resource":"/jobs","tunnel":"/odd/answers"}' % inner
+    )
     heard = answers.wait(timeout=20)
     assert (heard.data["id"], heard.data["code"]) == (950_100, 400)
 
@@ -422,7 +447,13 @@ def garbage(chance: random.Random, topic: str, number: int) -> list[bytes]:
     while len(made) < number:
         fields = {name: chance.choice(values) for name in chance.sample(names, chance.randrange(1, 8))}
         ident = chance.choice([chance.randrange(1, 2**20), chance.randrange(2**70), 10**40, -5])
-        whole = {"id": ident, "method": chance.choice(methods), "resource": chance.choice(resources), "tunnel": "/bad/answers", **fields}
+        whole = {
+            "id": ident,
+            "method": chance.choice(methods),
+            "resource": chance.choice(resources),
+            "tunnel": "/bad/answers",
+            **fields,
+        }
         response = {"id": ident, "code": chance.choice([200, 102, 423, 404, -1, 10**6]), "method": "get", "resource": "/x", "sign": ["x"],
                     **fields}  # fmt: skip
         shape = chance.choice([fields, [fields], whole, response, whole, response, chance.choice(values)])
@@ -460,10 +491,18 @@ def test_ten_thousand_random_messages_on_every_topic_stop_nobody(tmp_path: Path)
         registering = stand.listen("/controller")
         stand.bundle.start()
         asker, fleet = Asker(stand), stand.fleet("dev", 100)
-        waiting = {"destinations": ["idle-1", "idle-2"], "message": {"method": "post", "resource": "/x"}, "requestTimeout": 3600}
+        waiting = {
+            "destinations": ["idle-1", "idle-2"],
+            "message": {"method": "post", "resource": "/x"},
+            "requestTimeout": 3600,
+        }
         job = stand.create_job({**waiting, "retry": {"limit": 0}})
         stand.wait_job(job["id"], lambda job: job["counts"]["sent"] == 2)
-        internal = next(heard.data["data"]["tunnel"] for heard in registering.messages if b"/controller/registration" in heard.payload)
+        internal = next(
+            heard.data["data"]["tunnel"]
+            for heard in registering.messages
+            if b"/controller/registration" in heard.payload
+        )
         instance, chance = stand.instance, random.Random(SEED)
         assert internal
         # One round before the memory is measured: code and caches are in it then.
@@ -501,7 +540,9 @@ def test_ten_thousand_random_messages_on_every_topic_stop_nobody(tmp_path: Path)
         assert_adds_up(after)
         # What waited for its answer waits still, or was answered by what looked like one.
         assert_adds_up(stand.job(job["id"], "limit=0"))
-        assert [answer["code"] for answer in asker.through([("get", "/jobs?limit=1", None)] * 10, chunk=10)] == [200] * 10
+        assert [answer["code"] for answer in asker.through([("get", "/jobs?limit=1", None)] * 10, chunk=10)] == [
+            200
+        ] * 10
         assert "Traceback" not in stand.bundle.log()
 
 
@@ -556,7 +597,14 @@ def test_a_large_answer_is_kept_or_refused_and_stops_nobody(stand: Stand, job: D
         mark = len(tunnels.messages)
         created = stand.create_job({"destinations": "big-1", "message": {"method": "get", "resource": "/log"}})
         asked = tunnels.wait(mark=mark).data
-        answer = {"id": asked["id"], "code": 200, "method": "get", "resource": "/log", "sign": ["big-1"], "data": "x" * size}
+        answer = {
+            "id": asked["id"],
+            "code": 200,
+            "method": "get",
+            "resource": "/log",
+            "sign": ["big-1"],
+            "data": "x" * size,
+        }
         stand.publish(asked["tunnel"], answer)
         ended = stand.wait_job(created["id"])
         assert_adds_up(ended)
@@ -569,10 +617,22 @@ def test_a_large_answer_is_kept_or_refused_and_stops_nobody(stand: Stand, job: D
 def test_an_answer_of_5_mb_costs_one_request_and_no_more(stand: Stand, job: Document) -> None:
     tunnels = stand.listen("/remote/big-2")
     before, pid = rss(stand), stand.bundle.pid
-    document = {"destinations": "big-2", "message": {"method": "get", "resource": "/log"}, "requestTimeout": 8, "retry": {"limit": 0}}
+    document = {
+        "destinations": "big-2",
+        "message": {"method": "get", "resource": "/log"},
+        "requestTimeout": 8,
+        "retry": {"limit": 0},
+    }
     created = stand.create_job(document)
     asked = tunnels.wait().data
-    answer = {"id": asked["id"], "code": 200, "method": "get", "resource": "/log", "sign": ["big-2"], "data": "x" * 5_000_000}
+    answer = {
+        "id": asked["id"],
+        "code": 200,
+        "method": "get",
+        "resource": "/log",
+        "sign": ["big-2"],
+        "data": "x" * 5_000_000,
+    }
     for _ in range(3):
         stand.publish(asked["tunnel"], answer)
     # The broker keeps from us what is larger than we take, or it is refused.

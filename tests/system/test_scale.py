@@ -132,11 +132,10 @@ def test_the_other_requests_list_is_read_page_by_page_too(stand: Stand, big: Big
     assert ids == big.job["requests"][::-1]
 
 
-def test_a_job_that_could_not_be_answered_in_one_message_is_413_and_not_made(stand: Stand, big: Big) -> None:
+def test_a_job_with_more_requests_than_allowed_is_413_and_not_made(stand: Stand, big: Big) -> None:
     before = [job["id"] for job in get(stand, "/jobs")]
     message = {"method": "get", "resource": "/x"}
-    batch = [{**message, "__request": {"destination": big.fleet.names}}] * 11
-    code, data = stand.ask("post", "/jobs", {"batch": batch[:1] * 8 + batch[8:]})
+    code, data = stand.ask("post", "/jobs", {"destinations": ["a"] * 110_000, "message": message})
     assert code == 413
     assert "110000" in data["message"].replace(",", "")
     assert [job["id"] for job in get(stand, "/jobs")] == before
@@ -187,15 +186,22 @@ def test_the_requests_of_a_job_are_filtered_by_status(stand: Stand, big: Big) ->
     assert get(stand, f"/jobs/{three['id']}?status=timeout&collection=false")["requests"] == three["requests"][1:]
     assert len(get(stand, f"/jobs/{three['id']}?status=timeout&status=resolved")["requests"]) == 3
     assert get(stand, f"/jobs/{big.job['id']}?status=error")["requests"] == []
-    assert get(stand, f"/jobs/{big.job['id']}?status=resolved&limit=1&offset=9999")["requests"][0]["id"] == (
-        big.job["requests"][-1]
+    assert (
+        get(stand, f"/jobs/{big.job['id']}?status=resolved&limit=1&offset=9999")["requests"][0]["id"]
+        == (big.job["requests"][-1])
     )
 
 
 def test_requests_are_filtered_by_destination_status_and_job(stand: Stand, big: Big) -> None:
     first = big.fleet.names[0]
     one, two, three, four = big.small
-    to_first = [four["requests"][0], three["requests"][0], big.job["requests"][0], two["requests"][0], one["requests"][0]]
+    to_first = [
+        four["requests"][0],
+        three["requests"][0],
+        big.job["requests"][0],
+        two["requests"][0],
+        one["requests"][0],
+    ]
     assert [request["id"] for request in get(stand, f"/requests?destination={first}")] == to_first
     assert [request["id"] for request in get(stand, f"/requests?destination={first}&limit=2&offset=1")] == to_first[1:3]
     assert [request["id"] for request in get(stand, "/requests?status=timeout")] == three["requests"][:0:-1]
