@@ -179,7 +179,7 @@ class Engine:
         if job.is_final:
             raise IllegalTransition("job", job.status.value, "resume")
         if job.status is JobStatus.PAUSED:
-            if job.start_at is not None and job.start_at > now:
+            if job.started_at is None and job.start_at is not None and job.start_at > now:
                 self._move_job(job, JobEvent.WAIT, "waits for its start time")
             else:
                 self._start(job, now, "resumed by a caller")
@@ -260,7 +260,7 @@ class Engine:
             return Verdict.FOREIGN
         if request.is_final:
             return Verdict.DUPLICATE if request.code is not None else Verdict.LATE
-        if request.attempt == 0 and request.id >= self._in_doubt_below:
+        if request.attempt == 0 and not self._in_doubt(request):
             return Verdict.UNKNOWN
         if code == 102:
             return self._progress(request, data, now)
@@ -274,6 +274,10 @@ class Engine:
                 return Verdict.APPLIED
         self._fail(request, now, code, data, f"answered {code}")
         return Verdict.APPLIED
+
+    def _in_doubt(self, request: Request) -> bool:
+        """Whether an earlier life may have sent a request without having noted it."""
+        return request.id < self._in_doubt_below and request.job.started_at is not None
 
     def refuse_answer(self, destination: str, reason: str, now: float) -> Verdict:
         """An answer that can't be read because of its size ends what is out to its destination, with code 413."""
@@ -405,7 +409,8 @@ class Engine:
 
     def _watch_deadline(self, job: Job) -> None:
         deadline = job.deadline
-        if deadline is not None:
+        if deadline is not None and deadline != job.deadline_timer:
+            job.deadline_timer = deadline
             self._at(deadline, self._deadline, job.id)
 
     def _deadline(self, job_id: int, now: float) -> None:
@@ -534,12 +539,12 @@ class Engine:
         result: Any = None,
     ) -> None:
         job = request.job
+        self._move(request, event, reason)
         self._leave(request)
         if code is not None and request.sent_at is None:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
         self._set_progress(request, 100)
         request.code, request.result, request.finished_at = code, result, now
-        self._move(request, event, reason)
         if job.is_final:
             return  # the job takes its requests with it
         if request.is_head:
@@ -634,8 +639,9 @@ class Engine:
         del self._out[request.id]
         del self._busy[request.destination]
         for parked in reversed(self._parked.pop(request.destination, ())):
-            parked.job.ready.appendleft(parked.id)
-            self._wake(parked.job)
+            if not parked.is_final:
+                parked.job.ready.appendleft(parked.id)
+                self._wake(parked.job)
         self._wake(job)
 
     def _wake(self, job: Job) -> None:

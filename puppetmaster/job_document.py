@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from puppetmaster.errors import Fault, InvalidDocument, TooLarge
 from puppetmaster.fields import (
@@ -94,6 +94,12 @@ class RatePart(_Part):
     factor: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
     every: Count = 1
     max: PerMinute | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RatePart:
+        if self.max is not None and self.max < self.per_minute:
+            raise ValueError("max can't be less than perMinute")
+        return self
 
     def to_policy(self) -> Rate:
         """The rate that it describes."""

@@ -90,9 +90,9 @@ class Rate:
     def interval(self, resolved: int) -> float:
         """Seconds between two requests when ``resolved`` of the job's requests have resolved."""
         steps = min(resolved // self.every, 1000) if self.factor > 1.0 else 0
-        ceiling = self.maximum if self.maximum is not None else 1e9
+        ceiling = max(self.per_minute, self.maximum if self.maximum is not None else 1e9)
         try:
-            rate = min(self.per_minute * self.factor**steps, max(ceiling, self.per_minute))
+            rate = min(self.per_minute * self.factor**steps, ceiling)
         except OverflowError:
             rate = ceiling
         return 60.0 / rate

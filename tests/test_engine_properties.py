@@ -6,7 +6,8 @@ The machine saves only what the effects tell it to, and restarts from that: a ch
 from __future__ import annotations
 
 from random import Random
-from hypothesis import HealthCheck, settings
+
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -433,6 +434,8 @@ TestEngine.settings = settings(
     stateful_step_count=40,
     derandomize=True,
     database=None,
+    report_multiple_bugs=False,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -99,7 +99,7 @@ def simulate(
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option(metavar="DEV", help="Their names instead: a,b or dev-\\[01-20] or @file. May be repeated."),
+        typer.Option(metavar="DEV", help="Their names instead: a,b or dev-[01-20] or @file. May be repeated."),
     ] = None,
     latency: Annotated[
         str,

@@ -22,8 +22,8 @@ WIDE = 240
 SHORT = 60
 """Characters of a result in a table; ``show`` prints all of it."""
 
-FIXED = frozenset({"id", "status", "progress", "age", "code", "destination"})
-"""Columns that are never broken into lines."""
+ELASTIC = frozenset({"name", "resource", "result"})
+"""Columns that are cut first where the terminal is narrow."""
 
 STYLES = {
     "resolved": "green",
@@ -74,7 +74,7 @@ def print_jobs(jobs: Iterable[Document]) -> None:
     for job in jobs:
         table.add_row(
             _cell(job.get("id")),
-            _cell(job.get("name")),
+            _short(job.get("name")),
             _status(job),
             f"{job.get('progress', 0)} %",
             _cell(job.get("finishCount")),
@@ -94,7 +94,7 @@ def print_requests(requests: Iterable[Document]) -> None:
             _cell(request.get("id")),
             _cell(about.get("destination")),
             _cell(request.get("method")),
-            _cell(request.get("resource")),
+            _short(request.get("resource")),
             _status(about),
             f"{about.get('progress', 0)} %",
             _cell(about.get("attempt")),
@@ -156,9 +156,7 @@ def plain(text: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(
-            column, overflow="fold" if column in ("name", "result") else "ellipsis", no_wrap=column == "id"
-        )
+        table.add_column(column, overflow="ellipsis", no_wrap=column not in ELASTIC)
     return table
 
 
@@ -178,8 +176,10 @@ def _cell(value: Any) -> Text:
 
 
 def _short(value: Any) -> Text:
+    """A cell of one line."""
     text = _cell(value)
     text.truncate(SHORT, overflow="ellipsis")
+    text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 

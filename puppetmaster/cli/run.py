@@ -57,7 +57,7 @@ def run(
             "--destination",
             "-d",
             metavar="DEV",
-            help="Where to: a,b or device-\\[0001-0050], @file or - with one on each line. May be repeated.",
+            help="Where to: a,b or device-[0001-0050], @file or - with one on each line. May be repeated.",
         ),
     ],
     data: Annotated[
@@ -149,7 +149,7 @@ def run(
 
     \b
     Examples:
-      puppetmaster run -d 'device-\\[0001-0050]' post /system/reboot --watch
+      puppetmaster run -d 'device-[0001-0050]' post /system/reboot --watch
       puppetmaster run -d @devices.txt put /network --data '{"dhcp": true}' --rate 60
     """
     document = _given(

@@ -171,7 +171,8 @@ def test_every_option_of_run_has_its_place_in_the_document(stub, invoke, tmp_pat
     answers(stub, (200, make_job(created=1)))
     options = (
         f"--data @{tmp_path}/data.json --name nightly --label a --label b=c --key k1 "
-        "--timeout 60 --request-timeout 5.5 --priority 90 --start-at 2026-01-31T12:00:00+02:00 --abort 10 --abort-minimum 20 --concurrency 7 "
+        "--timeout 60 --request-timeout 5.5 "
+        "--priority 90 --start-at 2026-01-31T12:00:00+02:00 --abort 10 --abort-minimum 20 --concurrency 7 "
         "--rate 60 --rate-factor 2 --rate-every 10 --rate-max 600 "
         "--retry 4 --retry-on 423,503,timeout --retry-delay 2 --retry-factor 3 --retry-max-delay 30"
     )

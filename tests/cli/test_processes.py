@@ -11,7 +11,10 @@ import time
 import psutil
 import pytest
 
+from puppetmaster import loop
 from puppetmaster.cli.processes import ChildFailed, Children
+from puppetmaster.client import Client
+from puppetmaster.errors import PuppetmasterError
 
 PATIENCE = 30.0
 """Seconds for what happens in other processes."""
@@ -129,9 +132,23 @@ def embedded(place, free_address):
     """The command line of a running puppetmaster with its own broker and controller."""
     arguments = ("serve", "--embedded", "--broker", free_address.url(), "--data", str(place / "data"))
     with start(place, *arguments) as process:
-        listing = [sys.executable, "-m", "puppetmaster", "jobs", "list", "--broker", free_address.url()]
-        eventually(lambda: subprocess.run(listing, capture_output=True, check=False).returncode == 0)
+        eventually(lambda: answers(free_address))
         yield process
+
+
+def answers(address):
+    async def main():
+        client = Client(address, answer_timeout=1.0)
+        try:
+            await client.start()
+            await client.jobs()
+        except PuppetmasterError:
+            return False
+        finally:
+            await client.close()
+        return True
+
+    return loop.run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -155,23 +172,32 @@ def test_serving_ends_when_a_part_of_it_ended(place, embedded):
 # The parts alone
 
 
-def test_the_parts_end_well_when_they_are_told_to(place, free_address):
-    url = free_address.url()
-    with start(place, "broker", "--port", str(free_address.port)) as broker:
-        with start(place, "simulate", "--broker", url, "--names", "a,b-[1-2]", "--json") as devices:
-            assert "INFO" in devices.stderr.readline()
-            assert devices.stderr.readline() == "3 devices are listening; Ctrl-C ends them\n"
-            devices.send_signal(signal.SIGINT)
-            status, output, _ = finish(devices)
-            assert (status, json.loads(output)["received"]) == (0, 0)
-        with start(place, "controller", "--broker", url) as controller:
-            while "the controller listens on /controller" not in controller.stderr.readline():
-                assert controller.poll() is None
-            controller.send_signal(signal.SIGTERM)
-            assert finish(controller)[0] == 0
-        broker.send_signal(signal.SIGTERM)
-        assert finish(broker)[0] == 0
+def test_devices_and_controller_end_well_when_they_are_told_to(place, broker):
+    devices = start(place, "simulate", "--broker", broker.url(), "--names", "a,b-[1-2]", "--json")
+    wait_for(devices, "3 devices are listening; Ctrl-C ends them\n")
+    devices.send_signal(signal.SIGINT)
+    status, output, _ = finish(devices)
+    assert (status, json.loads(output)["received"]) == (0, 0)
+    controller = start(place, "controller", "--broker", broker.url(), "--local-id", "cg-1")
+    wait_for(controller, "listens on /controller and /cg-1/controller")
+    controller.send_signal(signal.SIGTERM)
+    assert finish(controller)[0] == 0
+
+
+def test_a_broker_ends_well_when_it_is_told_to(place, free_address):
+    broker = start(place, "broker", "--port", str(free_address.port))
+    wait_for(broker, f"listens at {free_address}")
+    broker.send_signal(signal.SIGTERM)
+    assert finish(broker)[0] == 0
     assert leaves_nothing(place)
+
+
+def wait_for(process, text):
+    """Read what a process says until it says this."""
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"it ended with {process.wait()} and never said {text!r}")
 
 
 def test_a_broker_on_a_port_that_is_taken_is_an_error(broker):

@@ -22,7 +22,8 @@ What there is, and stays as it is:
 ``stand.ask(method, resource, data, timeout)``  ``(code, data)``; 423 and an id in flight are tried again, a GET without
                                     an answer too; ``NoAnswer`` when there is none in time
 ``stand.exchange(...)``             the same with all of the answer: ``code data message payload``
-``stand.create_job job jobs update_job requests wait_job``  see each; they assert that the answer is 200
+``stand.create_job job update_job remove_job requests run_job wait_job``  see each; they assert that the answer is 200
+``stand.create_request request cancel_request``  the same for one request
 ``stand.publish(topic, payload, retain)``  on the bus, QoS 1; returns when the broker has it
 ``stand.listen(topic)``             a :class:`Listener`: everything on a topic (wildcards allowed) from now on
 ``stand.work(job)``                 all fleets' journals of work, or of one job only
@@ -696,6 +697,18 @@ class Stand:
     def job(self, job_id: int, query: str = "") -> Document:
         """GET /jobs/:id, ``query`` as ``limit=10&offset=20``."""
         return self._good("get", f"/jobs/{job_id}" + (f"?{query}" if query else ""))
+
+    def create_request(self, document: Document) -> Document:
+        """POST /requests; the request."""
+        return self._good("post", "/requests", document)
+
+    def request(self, request_id: int) -> Document:
+        """GET /requests/:id."""
+        return self._good("get", f"/requests/{request_id}")
+
+    def cancel_request(self, request_id: int) -> Document:
+        """DELETE /requests/:id."""
+        return self._good("delete", f"/requests/{request_id}")
 
     def requests(self, job_id: int, page: int = 500) -> list[Document]:
         """All requests of a job, page by page, in the order of their ids."""

@@ -36,12 +36,9 @@ class Shell:
         message = {"id": ident, "method": method, "resource": resource, "tunnel": f"/shell/{ident}"}
         if data is not None:
             message["data"] = data
-        sub = subprocess.Popen(
-            ["stdbuf", "-oL", "mosquitto_sub", *self._broker, "-d", "-q", "1", "-C", "1", "-W", "120"]
-            + ["-t", message["tunnel"], "-F", "answer %p"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        only_one = ["-d", "-q", "1", "-C", "1", "-W", "120", "-t", message["tunnel"], "-F", "answer %p"]
+        command = ["stdbuf", "-oL", "mosquitto_sub", *self._broker, *only_one]
+        sub = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         with sub:
             assert sub.stdout is not None
             assert any("SUBACK" in line for line in sub.stdout)

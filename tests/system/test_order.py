@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 from tests.system.stand import Document, Fleet, Stand, assert_adds_up
 
@@ -17,7 +18,7 @@ def by_device(work: list[Document]) -> dict[str, list[Document]]:
 
 def assert_one_at_a_time(work: list[Document]) -> None:
     for device, records in by_device(work).items():
-        for earlier, later in zip(records, records[1:], strict=False):
+        for earlier, later in pairwise(records):
             assert later["startedAt"] >= earlier["finishedAt"], device
 
 

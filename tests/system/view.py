@@ -1,4 +1,4 @@
-"""A view bundle as anybody would write it, on the stock SDK after our two repairs: ``python view.py``, for test_examples.
+"""A view bundle as anybody would write it, on the stock SDK after our two repairs; test_examples runs it.
 
 It calls ``/jobs`` and receives what the controller sends to views. All of it, it repeats on ``/view/said``, one JSON
 object a message, so that a test can wait for it.
