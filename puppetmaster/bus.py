@@ -195,10 +195,11 @@ class Bus:
         """Say goodbye to the broker, after at most ``drain`` seconds for what is still on its way out."""
         if self.connected and drain:
             await self.flush(drain)
-        if self._supervisor is not None:
+        while self._supervisor is not None and not self._supervisor.done():
+            # Before Python 3.12 wait_for loses a cancellation that comes in the moment of its result.
             self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._supervisor = None
+            await asyncio.wait({self._supervisor}, timeout=0.1)
+        self._supervisor = None
         self.connected = False
         if self._client is not None:
             await self._discard(self._client)

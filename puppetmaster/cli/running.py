@@ -88,7 +88,8 @@ async def _connect(client: Client) -> None:
     try:
         await client.start()
     except BusError as error:
-        reason = f" ({warnings.last})" if warnings.last else ""
+        reason = warnings.last.removeprefix(f"broker at {client.address}: ")
+        reason = f" ({reason})" if reason else ""
         raise BusError(f"{error}{reason}; is it running, and is its address right (--broker)?") from None
 
 

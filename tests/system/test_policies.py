@@ -262,6 +262,21 @@ def test_a_start_time_that_has_passed_is_now(stand: Stand, plain: Take) -> None:
     assert stand.run_job(simple(devices, startAt="2020-01-01T00:00:00Z"))["finishCount"] == 2
 
 
+def test_a_job_that_is_paused_before_its_start_time_stays_paused_after_it(stand: Stand, plain: Take) -> None:
+    devices = plain(3)
+    start = datetime.now(timezone.utc) + timedelta(seconds=2)
+    job = stand.create_job(simple(devices[:2], startAt=text(start)))
+    assert stand.update_job(job["id"], status="paused")["status"] == "paused"
+    assert stand.update_job(job["id"], status="dispatching")["status"] == "pending"
+    assert stand.update_job(job["id"], status="paused")["status"] == "paused"
+    clock = stand.run_job(simple(devices[2], startAt=text(start + timedelta(milliseconds=300))))
+    assert clock["finishCount"] == 1
+    assert stand.job(job["id"], "limit=0")["status"] == "paused"
+    assert stand.work(job) == []
+    stand.update_job(job["id"], status="dispatching")
+    assert stand.wait_job(job["id"])["finishCount"] == 2
+
+
 def test_a_job_that_waits_can_be_started_and_called_off(stand: Stand, plain: Take) -> None:
     devices = plain(2)
     tomorrow = text(datetime.now(timezone.utc) + timedelta(days=1))
@@ -408,6 +423,13 @@ def test_a_job_ends_at_its_timeout_with_all_its_requests(stand: Stand, plain: Ta
     assert "2 s" in ended["reason"]
 
 
+def test_a_paused_job_ends_at_its_timeout_too(stand: Stand) -> None:
+    job = stand.create_job(simple("nobody", timeout=1))
+    stand.update_job(job["id"], status="paused")
+    ended = stand.wait_job(job["id"])
+    assert (ended["status"], ended["counts"]["timeout"]) == ("timeout", 1)
+
+
 def test_a_request_ends_at_its_timeout(stand: Stand) -> None:
     slow = {**MESSAGE, "__request": {"destination": "nobody-1", "timeout": 1}}
     quick = {**MESSAGE, "__request": {"destination": "nobody-2"}}
@@ -463,6 +485,17 @@ def test_a_rate_is_set_while_a_job_runs(stand: Stand, slow: Take) -> None:
     # All that were not sent by then went out later than the change, and one every 0.3 s.
     last = max(seconds(record["startedAt"]) for record in stand.work(job))
     assert last >= before + (len(left) - 1) * 0.3 - CLOCKS
+
+
+def test_other_limits_leave_the_rate_as_it_is(stand: Stand, plain: Take) -> None:
+    devices = plain(5)
+    job = stand.create_job(simple(devices, rate={"perMinute": 0.01}))
+    stand.wait_job(job["id"], lambda job: job["finishCount"] == 1)
+    for priority in (60, 70, 80):
+        stand.update_job(job["id"], priority=priority)
+    run_something_else(stand, devices)
+    assert len(stand.work(job)) == 1
+    stand.update_job(job["id"], status="canceled")
 
 
 def test_the_concurrency_is_raised_while_a_job_runs(stand: Stand, slow: Take) -> None:
