@@ -8,13 +8,11 @@ service takes with :meth:`Engine.drain` and carries out in the order save, publi
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from random import Random
 from typing import Any
 
+from puppetmaster.effects import Change, Effects, Verdict
 from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound
 from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Request
 from puppetmaster.policies import TIMEOUT, Retention
@@ -28,53 +26,7 @@ from puppetmaster.states import (
     RequestStatus,
     next_status,
 )
-
-MAX_WINDOW = 1000
-"""Mosquitto queues 1,000 messages a client and drops the rest without a word, so no more may be out at once."""
-
-RATE_CATCH_UP = 1.0
-"""Seconds of a job's rate that may be made up for when the loop, or a full window, was late."""
-
-
-class Change(str, Enum):
-    """What happened to a job, as the method of the event that tells of it."""
-
-    CREATED = "post"
-    CHANGED = "put"
-    REMOVED = "delete"
-
-
-class Verdict(str, Enum):
-    """What became of an answer. All but the first change nothing."""
-
-    APPLIED = "applied"
-    LATE = "late"
-    """Its request, or the whole job, had ended without it."""
-    DUPLICATE = "duplicate"
-    """Its request was answered before."""
-    UNKNOWN = "unknown"
-    """No request has its id, or the request was never sent."""
-    FOREIGN = "foreign"
-    """It came from another device than the request went to."""
-
-
-@dataclass(slots=True)
-class Effects:
-    """What the service has to do, in this order: save and remove; send; tell."""
-
-    jobs: dict[int, Job] = field(default_factory=dict)
-    """Jobs to save."""
-    requests: dict[int, Request] = field(default_factory=dict)
-    """Requests to save."""
-    removed: list[Job] = field(default_factory=list)
-    """Jobs to remove with all their requests."""
-    sends: list[tuple[Request, int]] = field(default_factory=list)
-    """Requests to publish, each with the attempt that this is: no longer wanted when the request has moved on."""
-    changes: dict[int, tuple[Change, Job]] = field(default_factory=dict)
-    """Jobs to tell of, by id."""
-
-    def __bool__(self) -> bool:
-        return bool(self.jobs or self.requests or self.removed or self.sends or self.changes)
+from puppetmaster.window import NEVER, Window, pace
 
 
 class Engine:
@@ -87,7 +39,6 @@ class Engine:
     def __init__(
         self, *, window: int = 500, retention: Retention | None = None, random: Random | None = None
     ) -> None:
-        self.window = min(window, MAX_WINDOW)
         self.jobs: dict[int, Job] = {}
         """Every job that is kept, oldest first."""
         self.requests: dict[int, Request] = {}
@@ -98,13 +49,9 @@ class Engine:
         self._link_up = True
         self._effects = Effects()
         self._keys: dict[str, int] = {}
-        self._out: dict[int, Request] = {}
-        self._busy: dict[str, Request] = {}
-        self._parked: dict[str, list[Request]] = {}
-        self._rings: dict[int, deque[Job]] = {}
+        self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id))
         self._timers: list[tuple[float, int, Callable[[int, float], None], int]] = []
         self._timer_count = 0
-        self._next_expiry = float("inf")
         self._in_doubt_below = 0
 
     # What the service asks for
@@ -116,14 +63,13 @@ class Engine:
 
     def next_wake(self) -> float | None:
         """When :meth:`tick` has something to do, as far as can be told now."""
-        first = self._timers[0][0] if self._timers else float("inf")
-        soonest = min(first, self._next_expiry)
-        return None if soonest == float("inf") else soonest
+        soonest = min(self._timers[0][0] if self._timers else NEVER, self._window.next_expiry)
+        return None if soonest == NEVER else soonest
 
     @property
     def out_count(self) -> int:
         """How many requests are out."""
-        return len(self._out)
+        return len(self._window.out)
 
     def job(self, job_id: int) -> Job:
         """The job with this id.
@@ -205,11 +151,11 @@ class Engine:
         job = self.job(job_id)
         if job.is_final:
             raise Conflict(f"job {job.id} has ended ({job.status.value}), its limits can't change")
-        self._leave_ring(job)
+        self._window.withdraw(job)
         job.limits = limits
         job.next_send_at = now
         self._watch_deadline(job)
-        self._wake(job)
+        self._window.wake(job)
         self._changed(job)
         return job
 
@@ -245,7 +191,7 @@ class Engine:
 
     def accepted(self, request_id: int, attempt: int, now: float) -> None:
         """The broker has this attempt of a request."""
-        request = self._out.get(request_id)
+        request = self._window.out.get(request_id)
         if request is None or request.attempt != attempt or request.status is not RequestStatus.CREATED:
             return
         request.sent_at = now
@@ -281,7 +227,7 @@ class Engine:
 
     def refuse_answer(self, destination: str, reason: str, now: float) -> Verdict:
         """An answer that can't be read because of its size ends what is out to its destination, with code 413."""
-        request = self._busy.get(destination)
+        request = self._window.busy.get(destination)
         if request is None:
             return Verdict.UNKNOWN
         self._fail(request, now, 413, {"message": reason}, reason)
@@ -297,7 +243,7 @@ class Engine:
         :param only: chooses by destination.
         :returns: how many.
         """
-        chosen = [request for request in self._out.values() if only is None or only(request.destination)]
+        chosen = [request for request in self._window.out.values() if only is None or only(request.destination)]
         for request in chosen:
             self._effects.sends.append((request, request.attempt))
         return len(chosen)
@@ -309,9 +255,11 @@ class Engine:
         while self._timers and self._timers[0][0] <= now:
             _, _, call, ident = heapq.heappop(self._timers)
             call(ident, now)
-        if now >= self._next_expiry:
-            self._expire(now)
-        self._dispatch(now)
+        for overdue in self._window.overdue(now):
+            if overdue.is_out:  # an earlier one may have ended its job
+                self._time_out(overdue, now)
+        while self._link_up and (request := self._window.next_request(now)) is not None:
+            self._send(request, now)
 
     def retire(self, now: float) -> list[Job]:
         """Remove the finished jobs that are too old or too many; returns them."""
@@ -349,18 +297,18 @@ class Engine:
             if request.destination in seen:
                 continue
             if request.status in REQUEST_OUT:
-                self._enter(request, (request.sent_at or now) + request.message.timeout)
+                self._window.enter(request, (request.sent_at or now) + request.message.timeout)
             if not request.is_final:
                 seen.add(request.destination)
                 request.is_head = True
                 if not request.is_out:
-                    job.ready.append(request.id)
+                    job.ready.append(request)
         if job.start_at is not None and job.start_at > now and job.started_at is None:
             self._at(job.start_at, self._start_time, job.id)
         elif job.status is JobStatus.PENDING:
             self._start(job, now, "started")
         self._watch_deadline(job)
-        self._wake(job)
+        self._window.wake(job)
         if job.done_count == job.total_count:
             self._finish(job, now)
 
@@ -390,7 +338,7 @@ class Engine:
             self.requests[request.id] = self._effects.requests[request.id] = request
         for request in _link(own):
             request.is_head = True
-            job.ready.append(request.id)
+            job.ready.append(request)
         job.counts[RequestStatus.CREATED] = job.total_count
         return job
 
@@ -400,7 +348,7 @@ class Engine:
             job.started_at = now
         job.next_send_at = max(job.next_send_at, now)
         self._watch_deadline(job)
-        self._wake(job)
+        self._window.wake(job)
 
     def _start_time(self, job_id: int, now: float) -> None:
         job = self.jobs.get(job_id)
@@ -448,7 +396,7 @@ class Engine:
     def _close(self, job: Job, now: float) -> None:
         job.finished_at = now
         job.ready.clear()
-        self._leave_ring(job)
+        self._window.withdraw(job)
         # From here on its requests are read from the store.
         for request_id in job.request_ids:
             self.requests.pop(request_id, None)
@@ -511,7 +459,7 @@ class Engine:
         delay = request.job.limits.retry.next_delay(request.attempt, self._random.random())
         if delay is None:
             return False
-        self._leave(request)
+        self._window.leave(request)
         self._set_progress(request, 0)
         request.retry_at = now + delay
         self._move(request, RequestEvent.RETRY, f"{why}, attempt {request.attempt + 1} follows in {delay:.1f} s")
@@ -521,8 +469,8 @@ class Engine:
     def _ready_again(self, request_id: int, now: float) -> None:
         request = self.requests.get(request_id)
         if request is not None and request.status is RequestStatus.CREATED and not request.is_out:
-            request.job.ready.appendleft(request.id)
-            self._wake(request.job)
+            request.job.ready.appendleft(request)
+            self._window.wake(request.job)
 
     def _fail(self, request: Request, now: float, code: int, data: Any, reason: str) -> None:
         result = {"code": code, "resource": request.message.resource, "data": data}
@@ -540,7 +488,7 @@ class Engine:
     ) -> None:
         job = request.job
         self._move(request, event, reason)
-        self._leave(request)
+        self._window.leave(request)
         if code is not None and request.sent_at is None:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
         self._set_progress(request, 100)
@@ -562,116 +510,27 @@ class Engine:
             following = self.requests.get(following.next_id)
         if following is not None:
             following.is_head = True
-            request.job.ready.append(following.id)
-            self._wake(request.job)
-
-    # The window
-
-    def _dispatch(self, now: float) -> None:
-        if not self._link_up:
-            return
-        while len(self._out) < self.window:
-            request = self._next_request(now)
-            if request is None:
-                return
-            self._send(request, now)
-
-    def _next_request(self, now: float) -> Request | None:
-        """The request to send next: the highest priority first, jobs of one priority in turn."""
-        for priority in sorted(self._rings, reverse=True):
-            ring = self._rings[priority]
-            while ring:
-                job = ring[0]
-                request = self._take(job, now)
-                if request is not None:
-                    ring.rotate(-1)
-                    return request
-                ring.popleft()
-                job.runnable = False
-            del self._rings[priority]
-        return None
-
-    def _take(self, job: Job, now: float) -> Request | None:
-        """The job's next request, if it may send one now; whatever forbids it wakes the job when it is over."""
-        if job.status is not JobStatus.DISPATCHING:
-            return None
-        if job.limits.concurrency is not None and job.out_count >= job.limits.concurrency:
-            return None
-        if job.limits.rate is not None and job.ready and job.next_send_at > now:
-            if job.rate_timer != job.next_send_at:
-                job.rate_timer = job.next_send_at
-                self._at(job.next_send_at, self._rate_time, job.id)
-            return None
-        while job.ready:
-            request = self.requests[job.ready.popleft()]
-            if request.status is not RequestStatus.CREATED or request.is_out:
-                continue
-            if request.destination not in self._busy:
-                return request
-            self._parked.setdefault(request.destination, []).append(request)
-        return None
+            request.job.ready.append(following)
+            self._window.wake(request.job)
 
     def _send(self, request: Request, now: float) -> None:
-        job = request.job
         request.attempt += 1
-        self._enter(request, now + request.message.timeout)
-        if job.limits.rate is not None:
-            interval = job.limits.rate.interval(job.finish_count)
-            # A rate of hundreds a second is kept over ticks that come late; a slow one never sends two at once.
-            earliest = now - RATE_CATCH_UP if interval < RATE_CATCH_UP else now
-            job.next_send_at = max(job.next_send_at, earliest) + interval
+        self._window.enter(request, now + request.message.timeout)
+        pace(request.job, now)
         self._effects.sends.append((request, request.attempt))
-
-    def _enter(self, request: Request, deadline: float) -> None:
-        request.deadline = deadline
-        request.is_out = True
-        request.job.out_count += 1
-        self._out[request.id] = request
-        self._busy[request.destination] = request
-        self._next_expiry = min(self._next_expiry, deadline)
-
-    def _leave(self, request: Request) -> None:
-        if not request.is_out:
-            return
-        request.is_out = False
-        job = request.job
-        job.out_count -= 1
-        del self._out[request.id]
-        del self._busy[request.destination]
-        for parked in reversed(self._parked.pop(request.destination, ())):
-            if not parked.is_final:
-                parked.job.ready.appendleft(parked.id)
-                self._wake(parked.job)
-        self._wake(job)
-
-    def _wake(self, job: Job) -> None:
-        """Put a job back in the ring of its priority, if it has something to send."""
-        if not job.runnable and job.ready and job.status is JobStatus.DISPATCHING:
-            job.runnable = True
-            self._rings.setdefault(job.limits.priority, deque()).append(job)
-
-    def _rate_time(self, job_id: int, now: float) -> None:
-        job = self.jobs.get(job_id)
-        if job is not None:
-            self._wake(job)
-
-    def _leave_ring(self, job: Job) -> None:
-        if job.runnable:
-            self._rings[job.limits.priority].remove(job)
-            job.runnable = False
-
-    def _expire(self, now: float) -> None:
-        """Let go of what has been out too long. At most ``window`` requests are out, so a scan is cheap."""
-        for request in [request for request in self._out.values() if request.deadline <= now]:
-            if request.is_out:  # an earlier one may have ended its job
-                self._time_out(request, now)
-        self._next_expiry = min((request.deadline for request in self._out.values()), default=float("inf"))
 
     def _time_out(self, request: Request, now: float) -> None:
         reason = f"no answer within {request.message.timeout:g} s"
         if TIMEOUT in request.job.limits.retry.on and self._retry(request, now, reason):
             return
         self._end(request, RequestEvent.EXPIRE, now, reason=reason)
+
+    # Timers
+
+    def _rate_time(self, job_id: int, now: float) -> None:
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self._window.wake(job)
 
     def _at(self, when: float, call: Callable[[int, float], None], ident: int) -> None:
         """Have ``call(ident, now)`` made when it is time. An id, not the object: timers outlive what they are for."""

@@ -93,8 +93,8 @@ class Job:
     """The sum of its requests' progress."""
 
     # What only the engine uses, and what is not stored.
-    ready: deque[int] = field(default_factory=deque)
-    """Requests whose turn it is, by id."""
+    ready: deque[Request] = field(default_factory=deque)
+    """Requests whose turn it is."""
     out_count: int = 0
     next_send_at: float = 0.0
     """When its rate allows the next request."""

@@ -29,7 +29,8 @@ from puppetmaster.documents import (
     request_from_document,
     request_to_document,
 )
-from puppetmaster.engine import Change, Engine, Verdict
+from puppetmaster.effects import Change, Verdict
+from puppetmaster.engine import Engine
 from puppetmaster.errors import IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
 from puppetmaster.job_document import JobReader
 from puppetmaster.models import Job, JobSpec, Request

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from puppetmaster import wire
-from puppetmaster.engine import Change
+from puppetmaster.effects import Change
 from puppetmaster.views import job_view
 
 INTERVAL = 0.1

@@ -15,7 +15,7 @@ from puppetmaster import wire
 from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus, Will
 from puppetmaster.documents import Document
-from puppetmaster.engine import Change
+from puppetmaster.effects import Change
 from puppetmaster.errors import BusError
 from puppetmaster.models import Request
 from puppetmaster.service import Service

@@ -10,12 +10,14 @@ import orjson
 import pytest
 
 from puppetmaster import documents
-from puppetmaster.engine import MAX_WINDOW, Change, Effects, Engine, Verdict
+from puppetmaster.effects import Change, Effects, Verdict
+from puppetmaster.engine import Engine
 from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound
 from puppetmaster.job_document import JobReader
 from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Message, Request
 from puppetmaster.policies import AbortThreshold, Rate, Retention, RetryPolicy
 from puppetmaster.states import JobStatus, RequestStatus
+from puppetmaster.window import MAX_WINDOW
 
 S, J = RequestStatus, JobStatus
 NO_RETRY = RetryPolicy(limit=0)
@@ -1462,7 +1464,7 @@ def test_an_ended_job_leaves_nothing_behind_in_the_engine_but_itself() -> None:
         for job in blocked:
             engine.cancel(job.id, run.now)
         run.step(10.0)
-    assert (engine.requests, engine._out, engine._busy, engine._parked) == ({}, {}, {}, {})
+    assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
     assert not any(job.ready for job in engine.jobs.values())
     assert engine._timers == []
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from puppetmaster import documents
-from puppetmaster.engine import Change, Engine, Verdict
+from puppetmaster.effects import Change, Verdict
+from puppetmaster.engine import Engine
 from puppetmaster.errors import Conflict, KeyConflict, RequestNotFound
 from puppetmaster.models import Job, JobSpec, Limits, Message, Request
 from puppetmaster.policies import AbortThreshold, Rate, Retention, RetryPolicy
@@ -161,7 +162,8 @@ class EngineMachine(RuleBasedStateMachine):
     def work(self, codes: list[int], seconds: float) -> None:
         """The broker and the devices do their part: 0 is silence, 1 a mere acknowledgement."""
         for code in codes:
-            out = [request for request in self.engine._out.values() if request.status is not RequestStatus.RUNNING]
+            window = self.engine._window
+            out = [request for request in window.out.values() if request.status is not RequestStatus.RUNNING]
             if not out:
                 break
             request = out[code % len(out)]
@@ -292,7 +294,7 @@ class EngineMachine(RuleBasedStateMachine):
         engine = self.engine
         if not self.link or engine.out_count >= self.window:
             return
-        busy = {request.destination for request in engine._out.values()}
+        busy = {request.destination for request in engine._window.out.values()}
         for request in engine.requests.values():
             job = request.job
             if job.status is not JobStatus.DISPATCHING or request.status is not RequestStatus.CREATED:
@@ -366,9 +368,9 @@ class EngineMachine(RuleBasedStateMachine):
         engine = self.engine
         out = [request for request in engine.requests.values() if request.is_out]
         assert len(out) == engine.out_count <= self.window
-        assert {request.id: request for request in out} == engine._out
-        assert {request.destination: request for request in out} == engine._busy
-        assert len(engine._busy) == len(out)
+        assert {request.id: request for request in out} == engine._window.out
+        assert {request.destination: request for request in out} == engine._window.busy
+        assert len(engine._window.busy) == len(out)
         for request in engine.requests.values():
             assert request.is_out or request.status not in REQUEST_OUT
             assert not (request.is_out and request.is_final)
@@ -379,16 +381,17 @@ class EngineMachine(RuleBasedStateMachine):
     def the_scheduler_keeps_its_books(self) -> None:
         """A job stands in a ring exactly when it is runnable; one head for each chain; nothing waits twice."""
         engine = self.engine
-        rings = [(priority, job) for priority, ring in engine._rings.items() for job in ring]
+        rings = [(priority, job) for priority, ring in engine._window._rings.items() for job in ring]
         assert len({job.id for _, job in rings}) == len(rings)
         assert {job.id for _, job in rings} == {job.id for job in engine.jobs.values() if job.runnable}
         assert all(priority == job.limits.priority for priority, job in rings)
-        parked = [request.id for waiting in engine._parked.values() for request in waiting]
+        parked = [request.id for waiting in engine._window._parked.values() for request in waiting]
         for job in engine.jobs.values():
             if job.is_final:
                 assert not job.ready
                 continue
-            waiting = [*job.ready, *(request_id for request_id in parked if request_id in job.request_ids)]
+            waiting = [request.id for request in job.ready]
+            waiting += [request_id for request_id in parked if request_id in job.request_ids]
             assert len(set(waiting)) == len(waiting)
             if job.status is JobStatus.DISPATCHING and job.ready and job.limits.rate is None:
                 full = job.limits.concurrency is not None and job.out_count >= job.limits.concurrency
@@ -415,14 +418,14 @@ class EngineMachine(RuleBasedStateMachine):
             self.settle()
             if not engine.requests:
                 break
-            for request in list(engine._out.values()):
+            for request in list(engine._window.out.values()):
                 self.say(request.destination, request.id, 200, None)
             wake = engine.next_wake()
             assert wake is not None or not engine.requests or engine.out_count == 0
             if wake is not None:
                 self.now = max(self.now, wake)
         assert all(job.is_final for job in engine.jobs.values())
-        assert (engine.requests, engine._out, engine._busy, engine._parked) == ({}, {}, {}, {})
+        assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
         self.counters_are_those_of_a_recount()
         self.the_disk_has_what_the_engine_knows()
         self.what_has_ended_never_changes()

@@ -1,0 +1,137 @@
+"""The window: which requests are out, and which one goes next.
+
+At most ``size`` requests are out over all jobs, at most one to each destination, for a device's controller locks its
+resources while it works. A job of a higher priority goes first; jobs of one priority take turns, a request each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from puppetmaster.models import Job, Request
+from puppetmaster.states import JobStatus, RequestStatus
+
+MAX_WINDOW = 1000
+"""Mosquitto queues 1,000 messages a client and drops the rest without a word, so no more may be out at once."""
+
+RATE_CATCH_UP = 1.0
+"""Seconds of a job's rate that may be made up for when the loop, or a full window, was late."""
+
+NEVER = float("inf")
+
+
+class Window:
+    """The requests that are out and the jobs that have one to send.
+
+    :param wake_at: has a job woken (:meth:`wake`) at a time, by its id.
+    """
+
+    def __init__(self, size: int, wake_at: Callable[[float, int], None]) -> None:
+        self.size = min(size, MAX_WINDOW)
+        self.out: dict[int, Request] = {}
+        """By id."""
+        self.busy: dict[str, Request] = {}
+        """The same by destination."""
+        self.next_expiry = NEVER
+        """Not after the first deadline of what is out."""
+        self._wake_at = wake_at
+        self._parked: dict[str, list[Request]] = {}
+        """What has its turn in its job but not at its destination, where another job's request is out."""
+        self._rings: dict[int, deque[Job]] = {}
+        """The jobs that may have something to send, by priority; the first of each has the turn."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may go out."""
+        return len(self.out) >= self.size
+
+    def enter(self, request: Request, deadline: float) -> None:
+        """A request is out, until ``deadline`` at the latest."""
+        request.deadline = deadline
+        request.is_out = True
+        request.job.out_count += 1
+        self.out[request.id] = request
+        self.busy[request.destination] = request
+        self.next_expiry = min(self.next_expiry, deadline)
+
+    def leave(self, request: Request) -> None:
+        """A request is no longer out; others may go in its place. One that was not out changes nothing."""
+        if not request.is_out:
+            return
+        request.is_out = False
+        request.job.out_count -= 1
+        del self.out[request.id]
+        del self.busy[request.destination]
+        for parked in reversed(self._parked.pop(request.destination, ())):
+            if not parked.is_final:
+                parked.job.ready.appendleft(parked)
+                self.wake(parked.job)
+        self.wake(request.job)
+
+    def wake(self, job: Job) -> None:
+        """Give a job its turn again, if it has something to send."""
+        if not job.runnable and job.ready and job.status is JobStatus.DISPATCHING:
+            job.runnable = True
+            self._rings.setdefault(job.limits.priority, deque()).append(job)
+
+    def withdraw(self, job: Job) -> None:
+        """Take a job's turn away: it has ended, or its priority changes."""
+        if job.runnable:
+            self._rings[job.limits.priority].remove(job)
+            job.runnable = False
+
+    def next_request(self, now: float) -> Request | None:
+        """The request that goes next, if one may go now."""
+        if self.is_full:
+            return None
+        for priority in sorted(self._rings, reverse=True):
+            ring = self._rings[priority]
+            while ring:
+                job = ring[0]
+                request = self._take(job, now)
+                if request is not None:
+                    ring.rotate(-1)
+                    return request
+                ring.popleft()
+                job.runnable = False
+            del self._rings[priority]
+        return None
+
+    def overdue(self, now: float) -> list[Request]:
+        """What has been out too long; the caller makes each of them leave. The window is small, so a scan is cheap."""
+        if now < self.next_expiry:
+            return []
+        deadlines = [request.deadline for request in self.out.values() if request.deadline > now]
+        self.next_expiry = min(deadlines, default=NEVER)
+        return [request for request in self.out.values() if request.deadline <= now]
+
+    def _take(self, job: Job, now: float) -> Request | None:
+        """The job's next request, if it may send one now; whatever forbids it wakes the job when it is over."""
+        if job.status is not JobStatus.DISPATCHING:
+            return None
+        if job.limits.concurrency is not None and job.out_count >= job.limits.concurrency:
+            return None
+        if job.limits.rate is not None and job.ready and job.next_send_at > now:
+            if job.rate_timer != job.next_send_at:
+                job.rate_timer = job.next_send_at
+                self._wake_at(job.next_send_at, job.id)
+            return None
+        while job.ready:
+            request = job.ready.popleft()
+            if request.status is not RequestStatus.CREATED or request.is_out:
+                continue
+            if request.destination not in self.busy:
+                return request
+            self._parked.setdefault(request.destination, []).append(request)
+        return None
+
+
+def pace(job: Job, now: float) -> None:
+    """Note that a job sent a request, for its rate."""
+    if job.limits.rate is None:
+        return
+    interval = job.limits.rate.interval(job.finish_count)
+    # A rate of hundreds a second is kept over ticks that come late; a slow one never sends two at once.
+    earliest = now - RATE_CATCH_UP if interval < RATE_CATCH_UP else now
+    job.next_send_at = max(job.next_send_at, earliest) + interval
