@@ -319,7 +319,7 @@ def test_no_more_than_the_window_is_out_and_each_answer_lets_one_follow() -> Non
 
 
 def test_the_window_never_goes_over_what_a_broker_queues() -> None:
-    assert Engine(window=5_000).window == MAX_WINDOW == 1_000
+    assert Engine(window=5_000)._window.size == MAX_WINDOW == 1_000
 
 
 def test_concurrency_limits_one_job_and_not_the_other() -> None:

