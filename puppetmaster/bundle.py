@@ -15,6 +15,7 @@ from puppetmaster.edges.sanji import Puppetmaster, SanjiEdge
 from puppetmaster.engine import Engine
 from puppetmaster.errors import PuppetmasterError
 from puppetmaster.job_document import JobReader
+from puppetmaster.logs import start_logging
 from puppetmaster.policies import Retention
 from puppetmaster.service import Service
 from puppetmaster.settings import Settings
@@ -31,9 +32,7 @@ DAY = 86400.0
 
 def run(settings: Settings) -> int:
     """Run the bundle until SIGINT or SIGTERM; returns the exit code of the process."""
-    logging.basicConfig(
-        level=settings.log.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
+    start_logging(settings.log)
     try:
         return loop.run(_run(settings))
     except PuppetmasterError as error:

@@ -404,7 +404,7 @@ class Engine:
     def _over_retention(self, now: float) -> Iterator[Job]:
         finished = sorted((job for job in self.jobs.values() if job.is_final), key=_finished_at)
         jobs_over = len(finished) - self._retention.jobs
-        requests_over = sum(job.total_count for job in self.jobs.values()) - self._retention.requests
+        requests_over = sum(job.total_count for job in finished) - self._retention.requests
         for job in finished:
             if jobs_over <= 0 and requests_over <= 0 and _finished_at(job) > now - self._retention.age:
                 return

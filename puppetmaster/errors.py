@@ -88,7 +88,7 @@ class IllegalTransition(Conflict):
 
     def __init__(self, noun: str, status: str, event: str) -> None:
         self.status, self.event = status, event
-        super().__init__(f"a {noun} that is {status} can't take the event {event!r}")
+        super().__init__(f"the {noun} is {status}: {event} is not possible any more")
 
 
 class KeyConflict(Conflict):

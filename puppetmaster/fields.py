@@ -8,12 +8,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from puppetmaster.policies import destination_fault
-from puppetmaster.times import from_text
+from puppetmaster.policies import MAX_SECONDS, destination_fault
+from puppetmaster.times import from_text, to_text
 from puppetmaster.wire import MAX_DEPTH
-
-MAX_SECONDS = 10 * 366 * 86400.0
-"""Ten years: no timeout is longer, and times stay within what a calendar can say."""
 
 MAX_RESOURCE_BYTES = 1023
 """The controller's buffer for a resource."""
@@ -73,7 +70,9 @@ def data_fault(value: Any) -> str | None:
 def _read_time(value: object) -> float:
     try:
         # A + in a query string is read as a space.
-        return from_text(value.replace(" ", "+") if isinstance(value, str) else "")
+        seconds = from_text(value.replace(" ", "+") if isinstance(value, str) else "")
+        to_text(seconds)  # a time near the ends of the calendar may be none in UTC
+        return seconds
     except (ValueError, OverflowError):
         raise ValueError("a time is a text such as 2026-01-31T12:00:00Z") from None
 

@@ -13,8 +13,9 @@ A destination is a text or a list of texts. Every fault is reported with the pat
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -248,19 +249,19 @@ class JobReader:
         spelling = _spelling(document)
         if spelling == "batch":
             part = _parse(BatchJob, document)
-            return self._spec(document, part, self._batched(part.batch, "batch"), part.request_timeout)
+            return self._spec(part, self._batched(part.batch, "batch"), part.request_timeout)
         if spelling == "collection":
             listed = _parse(CollectionJob, document)
-            return self._spec(document, listed, self._batched(listed.collection, "collection"), listed.request_timeout)
+            return self._spec(listed, self._batched(listed.collection, "collection"), listed.request_timeout)
         cast = _parse(BroadcastJob, document)
         batch = [(cast.message, cast.destinations, None)]
-        return self._spec(document, cast, batch, cast.request_timeout or _milliseconds(cast.options))
+        return self._spec(cast, batch, cast.request_timeout or _milliseconds(cast.options))
 
     def request(self, document: object) -> JobSpec:
         """What a body of POST /requests asks for: a job of one request."""
         part = _parse(SingleRequest, document)
         batch: list[tuple[MessagePart, list[str], float | None]] = [(part.message, [part.destination], None)]
-        return self._spec(document, _JobPart.model_validate({}), batch, _milliseconds(part.options))
+        return self._spec(_JobPart.model_validate({}), batch, _milliseconds(part.options))
 
     def update(self, document: object) -> JobUpdate:
         """What a body of PUT /jobs/:id asks for.
@@ -287,7 +288,6 @@ class JobReader:
 
     def _spec(
         self,
-        document: object,
         part: _JobPart,
         batch: Sequence[tuple[MessagePart, list[str], float | None]],
         request_timeout: float | None,
@@ -307,7 +307,7 @@ class JobReader:
             if number == len(unique):
                 unique.append(message)
             expansion.append((number, destinations))
-        return JobSpec(
+        spec = JobSpec(
             messages=tuple(unique),
             batch=expansion,
             limits=part.to_limits(Limits()),
@@ -315,8 +315,8 @@ class JobReader:
             name=part.name,
             labels=tuple(part.labels or ()),
             key=part.key,
-            fingerprint=_fingerprint(document) if part.key is not None else "",
         )
+        return spec if spec.key is None else replace(spec, fingerprint=_fingerprint(spec))
 
 
 def _spelling(document: object) -> str:
@@ -342,12 +342,12 @@ def _parse(model: type[_Model], document: object) -> _Model:
 
 
 # A step of pydantic's own on the way to a value, no field of the document.
-_INNER_STEPS = ("function-", "literal[", "constrained-", "list[", "int", "str")
+_INNER_STEP = re.compile(r"int|str|constrained-.*|function-.*|(literal|list)\[.*")
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
-    path = ".".join(str(step) for step in error["loc"] if not str(step).startswith(_INNER_STEPS))
-    message = error["msg"]
+    path = ".".join(str(step) for step in error["loc"] if not _INNER_STEP.fullmatch(str(step)))
+    message = "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
     return Fault(_printable(path), _printable(message))
@@ -366,6 +366,6 @@ def _identity(message: Message) -> bytes:
     return orjson.dumps([message.method, message.resource, message.timeout, message.data])
 
 
-def _fingerprint(document: object) -> str:
-    # Fields that are ignored may hold what only the standard library can write.
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+def _fingerprint(spec: JobSpec) -> str:
+    """The same for bodies that ask for the same, however they are spelled."""
+    return hashlib.sha256(orjson.dumps(spec, default=lambda codes: sorted(codes, key=str))).hexdigest()

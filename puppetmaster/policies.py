@@ -11,6 +11,9 @@ LOCALHOST = "localhost"
 
 MAX_DESTINATION = 128
 
+MAX_SECONDS = 10 * 365 * 86400.0
+"""Ten years: no timeout is longer, and times stay within what a calendar can say."""
+
 # What MQTT forbids in a topic or makes a level of its own, and what Mosquitto drops the publisher for: separators,
 # control characters, surrogates and the noncharacters at the end of every plane.
 _PLANE_ENDS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.errors import SettingsError
+from puppetmaster.policies import MAX_SECONDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,9 +36,6 @@ DESTINATION = "{destination}"
 
 MAX_TOPIC = 128
 """Characters of the topic template: with a destination it stays far below the 200 levels that Mosquitto takes."""
-
-LONGEST = 10 * 365 * 86400.0
-"""Seconds of the longest timeout, ten years, so that no sum of times leaves the calendar."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CHANNELS = ("mqtt", "controller")
@@ -234,7 +232,7 @@ class Settings:
     request_timeout: float = field(
         default=3600.0,
         metadata=_about(
-            _number(LONGEST),
+            _number(MAX_SECONDS),
             env="PUPPETMASTER_REQUEST_TIMEOUT",
             flag="--request-timeout",
             help="How long a device may take to answer, where the job does not say.",

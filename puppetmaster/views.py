@@ -28,7 +28,7 @@ def job_view(job_id: int, document: Mapping[str, Any]) -> View:
         "startedAt": to_text(document["startedAt"]),
         "finishedAt": to_text(document["finishedAt"]),
         "timeout": _whole(document["limits"]["timeout"]),
-        "priority": document["limits"]["priority"],
+        **_limits_view(document["limits"]),
         "status": document["status"],
         "reason": document["reason"],
         "progress": document["progressSum"] // document["totalCount"],
@@ -65,6 +65,31 @@ def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View
     }
 
 
+
+
+def _limits_view(limits: Mapping[str, Any]) -> View:
+    """The limits, in the words of the job document."""
+    retry, rate, abort = limits["retry"], limits["rate"], limits["abort"]
+    return {
+        "priority": limits["priority"],
+        "concurrency": limits["concurrency"],
+        "retry": {
+            "limit": retry["limit"],
+            "delay": _whole(retry["delay"]),
+            "factor": _whole(retry["factor"]),
+            "maxDelay": _whole(retry["max_delay"]),
+            "jitter": _whole(retry["jitter"]),
+            "on": retry["on"],
+        },
+        "rate": rate
+        and {
+            "perMinute": _whole(rate["per_minute"]),
+            "factor": _whole(rate["factor"]),
+            "every": rate["every"],
+            "max": _whole(rate["maximum"]),
+        },
+        "abort": abort and {"errorPercent": _whole(abort["error_percent"]), "minimum": abort["minimum"]},
+    }
 
 
 def _whole(seconds: float | None) -> float | int | None:

@@ -24,8 +24,8 @@ MAX_ANSWER_BYTES = 512 * 1024
 MAX_DEPTH = 100
 """How deep an answer's data may nest; what is deeper could be read but not stored."""
 
-# A whole text (which may hold brackets), or one bracket.
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# A whole text (which may hold brackets, and may never end), or one bracket.
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 class MalformedAnswer(PuppetmasterError, ValueError):
@@ -183,10 +183,8 @@ class Codec:
         request_id, code = document.get("id"), document.get("code")
         if type(request_id) is not int:
             raise MalformedAnswer("its id is not a whole number")
-        if type(code) is not int or not 100 <= code <= 999:
-            raise MalformedAnswer("its code is not a number from 100 to 999")
-        code, data = self.route(destination).unwrap(code, document.get("data"))
-        return Answer(destination, request_id, code, data)
+        code, data = self.route(destination).unwrap(_checked(code), document.get("data"))
+        return Answer(destination, request_id, _checked(code), data)
 
     def destination_of(self, topic: str) -> str:
         """The destination that an answer's topic names.
@@ -218,6 +216,12 @@ def encode(document: object) -> bytes:
 def event(method: str, resource: str, data: object) -> bytes:
     """A Sanji EVENT: the controller carries it to every view of the resource."""
     return orjson.dumps({"code": 200, "method": method, "resource": resource, "data": data})
+
+
+def _checked(code: object) -> int:
+    if type(code) is not int or not 100 <= code <= 999:
+        raise MalformedAnswer("its code is not a number from 100 to 999")
+    return code
 
 
 def _fields(message: Message) -> dict[str, Any]:

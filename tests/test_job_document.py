@@ -189,8 +189,9 @@ def test_everything_that_can_be_given_is_read() -> None:
     assert (spec.name, spec.labels, spec.key) == ("Reboot Berlin", ("site=berlin", "nightly"), "order-7")
 
 
-def test_what_is_tried_again_by_default_does_not_depend_on_an_empty_retry() -> None:
-    assert reader.job({**BROADCAST, "retry": {}}).limits == reader.job(BROADCAST).limits
+def test_whoever_asks_for_retries_asks_for_those_of_silence_too() -> None:
+    assert "timeout" not in reader.job(BROADCAST).limits.retry.on
+    assert "timeout" in reader.job({**BROADCAST, "retry": {}}).limits.retry.on
 
 
 def test_transient_codes_are_among_what_is_tried_again_by_default() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -163,6 +164,35 @@ def test_the_links_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{named(page)} links to {link}"
         assert not anchor or anchor in slugs(target), f"{named(page)} links to {link}, which has no such heading"
+
+
+# Modules
+
+
+def modules_by_line() -> dict[str, int]:
+    """The modules and folders of the table in architecture.md, with the number of their line in it."""
+    section = text_of(REPOSITORY / "docs" / "architecture.md").partition("\n## Modules\n")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name: number for number, cell in enumerate(first_cells) for name in re.findall(r"`(\w+)/?`", cell)}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text_of(path))):
+        if isinstance(node, ast.ImportFrom) and node.module == "puppetmaster":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("puppetmaster."):
+            yield str(node.module).split(".")[1]
+
+
+def test_modules_import_only_what_stands_above_them_in_the_table():
+    package, lines = REPOSITORY / "puppetmaster", modules_by_line()
+    for path in package.rglob("*.py"):
+        module = path.relative_to(package).parts[0].removesuffix(".py")
+        if module.startswith("__"):
+            continue
+        assert module in lines, f"docs/architecture.md does not name {module}"
+        below = [name for name in imports_of(path) if lines[name] > lines[module]]
+        assert not below, f"{path.name} imports {below}"
 
 
 # The rest

@@ -15,7 +15,8 @@ from puppetmaster.cli import render
 from puppetmaster.cli.destinations import expand
 from puppetmaster.cli.options import BROKER, Json, with_settings
 from puppetmaster.cli.outcome import BadUsage, say
-from puppetmaster.cli.running import serve_until_signal, start_logging
+from puppetmaster.cli.running import serve_until_signal
+from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:

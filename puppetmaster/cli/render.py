@@ -114,6 +114,11 @@ def print_request(request: Document) -> None:
     _print_fields({**_without(request, "__request"), **request.get("__request", {})})
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: ``1 request``, ``2 requests``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def counts(job: Document) -> str:
     """The number of requests in each status that has some: ``48 resolved, 2 running``."""
     found = job.get("counts") or {}
@@ -125,7 +130,7 @@ def summary(job: Document) -> str:
     took = seconds_of(job)
     return (
         f"job {job['id']} {job['status']}: {job['finishCount']} of {job['totalCount']} resolved, "
-        f"{job['errorCount']} errors" + ("" if took is None else f", in {duration(took)}")
+        f"{count(job['errorCount'], 'error')}" + ("" if took is None else f", in {duration(took)}")
     )
 
 

@@ -196,7 +196,7 @@ def submit(settings: Settings, document: Document, *, watching: bool, json: bool
     elif json:
         render.print_json(job)
     else:
-        typer.echo(f"job {job['id']} created: {job['totalCount']} requests")
+        typer.echo(f"job {job['id']} created: {render.count(job['totalCount'], 'request')}")
         typer.echo(f"see how far it is: puppetmaster jobs watch {job['id']}")
 
 

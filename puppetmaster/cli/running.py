@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from puppetmaster.cli.outcome import Interrupted
 from puppetmaster.errors import BusError
+from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,12 +103,3 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.last = record.getMessage().removesuffix("; trying again")
-
-
-def start_logging(level: str) -> None:
-    """Log to stderr from this level on."""
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +73,13 @@ def _read(payload: bytes, duplicates: list[str]) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
-            names = [name for name, _ in items]
-            duplicates.extend(sorted({_printable(name) for name in names if names.count(name) > 1}))
+            names = Counter(name for name, _ in items)
+            duplicates.extend(_printable(name) for name, count in names.items() if count > 1)
         return found
 
     try:
-        message = json.loads(payload, object_pairs_hook=pairs)
+        # JSON on the bus is UTF-8; the library would guess at other encodings, behind which brackets hide.
+        message = json.loads(payload.decode(), object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise NotAMessage(f"it is not JSON: {error}") from None
     if not isinstance(message, dict):

@@ -33,6 +33,11 @@ ANSWER_TIMEOUT = 50.0
 answers in our place."""
 
 REGISTRATION_TIMEOUT = 3.0
+"""Seconds for the controller to register us."""
+
+GREETING_TIMEOUT = 1.0
+"""Seconds for it to forget an earlier registration: our first word to a controller that may not be there yet."""
+
 PROBE_INTERVAL = 8.0
 """Seconds between two looks whether the controller still knows us. With the time for an answer, one that restarted is
 noticed well within 30 s."""
@@ -211,7 +216,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
                 self._must_register.clear()
                 if not self._register():
                     self._must_register.set()
-                    self.stop_event.wait(1.0)
+                    self.stop_event.wait(0.2)
                     continue
                 if registered_before:
                     self._loop.call_soon_threadsafe(self._on_registered)
@@ -219,14 +224,15 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
                 self.is_ready.set()
             self._wake_registrar.wait(PROBE_INTERVAL)
             self._wake_registrar.clear()
-            if not self.stop_event.is_set() and not self._must_register.is_set() and self._is_forgotten():
+            # A bundle that is stopping has made the controller forget it.
+            if not self._must_register.is_set() and self._is_forgotten() and not self.stop_event.is_set():
                 logger.warning("the controller does not know us any more; registering again")
                 self._must_register.set()
 
     def _register(self) -> bool:
         profile = self.get_profile("model")
         # A registration of an earlier life would be in the way: a name that is taken gets 403.
-        if self._call("delete", "/controller/registration", profile, REGISTRATION_TIMEOUT) is None:
+        if self._call("delete", "/controller/registration", profile, GREETING_TIMEOUT) is None:
             return False
         answer = self._call("post", "/controller/registration", profile, REGISTRATION_TIMEOUT)
         if answer is None or answer.code != 200:
@@ -301,5 +307,5 @@ def _check_size(data: Any) -> None:
     if size >= MAX_BUS_BYTES:
         raise TooLarge(
             f"the answer would have {size} bytes, and the bus carries less than {MAX_BUS_BYTES}; "
-            "ask for a smaller page (?limit=10&offset=0) or for ids alone (?collection=false)"
+            "ask for a smaller page (?limit=10&offset=0), or for the ids of a job alone (/jobs/:id?collection=false)"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -38,13 +39,9 @@ class Bad:
     @property
     def is_json(self) -> bool:
         """Whether a strict reader takes it, so that it gets through the controller."""
-
-        def refuse(constant: str) -> None:
-            raise ValueError(constant)
-
         try:
-            json.dumps(json.loads(self.raw, parse_constant=refuse), ensure_ascii=False).encode()
-        except (ValueError, RecursionError):
+            orjson.loads(self.raw)
+        except ValueError:
             return False
         return len(self.raw) < MAX_BUS_BYTES - 500
 

@@ -390,6 +390,7 @@ def test_a_body_that_is_too_deep_is_answered_by_the_id_of_its_message_not_by_one
 def test_a_message_that_is_slow_to_look_through_stops_nobody(
     asker: Asker, stand: Stand, witness: Witness, route: str
 ) -> None:
+    # Brackets enough for a closer look, and a text without an end in which any quote may begin another one.
     payload = b"[" * 200 + b'"' + b'\\"' * 200_000
     topic = asker.tunnel if route == "model" else f"/remote/idle-1/answer/{stand.instance}"
     mark = len(stand.presence.messages)
@@ -397,6 +398,11 @@ def test_a_message_that_is_slow_to_look_through_stops_nobody(
     assert stand.ask("get", "/jobs?limit=1", timeout=30)[0] == 200
     if route == "answer":
         stand.presence.wait(lambda heard: dropped(heard).get("malformed"), timeout=30, mark=mark)
+
+
+def test_a_hundred_thousand_keys_of_which_two_are_the_same_are_refused_at_once(asker: Asker, witness: Witness) -> None:
+    raw = b'{"a":0,"a":1' + b"".join(b',"%d":1' % number for number in range(95_000)) + b"}"
+    assert_refused(Bad(raw, "a"), asker.through([("post", "/jobs", raw)])[0])
 
 
 def test_what_can_not_be_encoded_in_an_answer_does_not_break_the_connection(
