@@ -1,0 +1,509 @@
+"""Our connection against a real Mosquitto that comes, goes, stalls and says no."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puppetmaster.bus import Bus, Will
+from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
+from puppetmaster.errors import BusError
+
+pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+
+TIMEOUT = 15.0  # seconds that a test waits for what must come
+
+
+@pytest.fixture
+def broker() -> Iterator[BrokerProcess]:
+    with BrokerProcess() as process:
+        yield process
+
+
+class Inbox:
+    """What a connection heard, and how often it came up and broke."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self.ups: asyncio.Queue[bool] = asyncio.Queue()
+        self.downs: asyncio.Queue[None] = asyncio.Queue()
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        self.messages.put_nowait((topic, payload))
+
+    async def next(self) -> bytes:
+        return (await within(self.messages.get()))[1]
+
+    async def up(self) -> bool:
+        """Wait until it is up; tells whether the broker had our session."""
+        return await within(self.ups.get())
+
+    def make(self, broker: BrokerProcess, client_id: str, **options: Any) -> Bus:
+        options.setdefault("on_message", self.hear)
+        return Bus(
+            broker.address,
+            client_id,
+            on_connect=self.ups.put_nowait,
+            on_disconnect=lambda: self.downs.put_nowait(None),
+            **options,
+        )
+
+
+async def within(work: Any) -> Any:
+    return await asyncio.wait_for(work, TIMEOUT)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    broker: BrokerProcess, client_id: str, inbox: Inbox | None = None, **options: Any
+) -> AsyncIterator[tuple[Bus, Inbox]]:
+    inbox = inbox or Inbox()
+    bus = inbox.make(broker, client_id, **options)
+    await bus.start(TIMEOUT)
+    try:
+        yield bus, inbox
+    finally:
+        await bus.close(drain=0)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+async def published(bus: Bus, topic: str, *payloads: bytes, **options: Any) -> None:
+    """Publish, and wait until the broker has it."""
+    for payload in payloads:
+        bus.publish(topic, payload, **options)
+    assert await bus.flush(TIMEOUT)
+
+
+def payloads(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+# Coming and going
+
+
+def test_it_connects_again_and_subscribes_again_when_the_broker_restarts(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "there", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            await bus.subscribe("/later")
+            await asyncio.to_thread(broker.restart)
+            await within(inbox.downs.get())
+            await inbox.up()
+            assert bus.connected
+            await published(bus, "/t", b"one")
+            await published(bus, "/later", b"two")
+            assert [await inbox.next(), await inbox.next()] == [b"one", b"two"]
+
+    run(main)
+
+
+def test_it_comes_back_as_often_as_the_broker_goes(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "patient", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            for number in range(3):
+                await asyncio.to_thread(broker.kill)
+                await within(inbox.downs.get())
+                await asyncio.to_thread(broker.start)
+                await inbox.up()
+                await published(bus, "/t", b"%d" % number)
+                assert await inbox.next() == b"%d" % number
+
+    run(main)
+
+
+def test_it_waits_for_a_broker_that_is_not_there_yet() -> None:
+    async def main() -> None:
+        broker = BrokerProcess()
+        inbox = Inbox()
+        bus = inbox.make(broker, "early", topics=["/t"])
+        starting = asyncio.create_task(bus.start())
+        bus.publish("/t", b"kept until there is a broker")
+        try:
+            await asyncio.to_thread(broker.start)
+            await within(starting)
+            assert await inbox.next() == b"kept until there is a broker"
+        finally:
+            await bus.close(drain=0)
+            await asyncio.to_thread(broker.stop)
+
+    run(main)
+
+
+def test_a_start_with_a_limit_of_time_says_why_there_is_no_connection() -> None:
+    async def main() -> None:
+        bus = Inbox().make(BrokerProcess(port=free_port()), "alone")
+        with pytest.raises(BusError, match=r"no connection to the broker at mqtt://127\.0\.0\.1"):
+            await bus.start(0.3)
+        assert not bus.connected
+        await bus.close()
+
+    run(main)
+
+
+def test_why_there_is_no_connection_is_logged_once_and_not_at_each_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with pytest.raises(BusError):
+            await Inbox().make(BrokerProcess(port=free_port()), "alone").start(0.6)
+
+    with caplog.at_level(logging.WARNING, "puppetmaster.bus"):
+        run(main)
+    assert len(caplog.records) == 1
+    assert "trying again" in caplog.records[0].getMessage()
+
+
+def test_a_wrong_password_is_logged_as_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+
+    async def main(broker: BrokerProcess) -> None:
+        address = replace(broker.address, username="me", password="wrong")
+        bus = Bus(address, "stranger", lambda topic, payload: None)
+        with pytest.raises(BusError):
+            await bus.start(0.5)
+
+    with BrokerProcess(password_file=passwords) as broker, caplog.at_level(logging.WARNING, "puppetmaster.bus"):
+        asyncio.run(main(broker))
+    said = " ".join(record.getMessage().lower() for record in caplog.records)
+    assert "authori" in said or "password" in said or "credentials" in said, said
+    assert "wrong" not in said
+
+
+def test_closing_leaves_nothing_running_and_may_be_done_twice(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        bus = Inbox().make(broker, "brief", topics=["/t"])
+        await bus.start(TIMEOUT)
+        await bus.close()
+        await bus.close()
+        assert not bus.connected
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("bus-")] == []
+
+    run(main)
+
+
+def test_the_will_is_published_when_the_connection_breaks_and_not_after_a_goodbye(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "mourner", topics=["/will/+"]) as (_, inbox):
+            for name, goodbye in (("kind", True), ("broken", False)):
+                bus = Inbox().make(broker, name, will=Will(f"/will/{name}", name.encode(), retain=False))
+                await bus.start(TIMEOUT)
+                if goodbye:
+                    await bus.close()
+                else:
+                    assert bus._client is not None
+                    bus._client._connection._transport.abort()
+                    assert await inbox.next() == b"broken"
+                    await bus.close()
+            assert inbox.messages.empty()
+
+    run(main)
+
+
+# The session
+
+
+def test_the_broker_tells_whether_it_had_our_session(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        for present in (False, True, True):
+            async with connected(broker, "keeper", inbox, topics=["/t"], persistent=True):
+                assert await inbox.up() is present
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+        async with connected(broker, "keeper", inbox, topics=["/t"], persistent=True):
+            assert await inbox.up() is False
+        async with connected(broker, "passer-by", inbox, topics=["/t"]):
+            assert await inbox.up() is False
+
+    run(main)
+
+
+def test_what_came_while_we_were_away_is_kept_for_us(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        async with connected(broker, "keeper", inbox, topics=["/t"], persistent=True):
+            pass
+        async with connected(broker, "other") as (other, _):
+            await published(other, "/t", *payloads(5))
+        async with connected(broker, "keeper", inbox, topics=["/t"], persistent=True):
+            assert [await inbox.next() for _ in range(5)] == payloads(5)
+
+    run(main)
+
+
+# What is published
+
+
+def test_what_the_broker_has_not_acknowledged_survives_its_death_in_order(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender") as (bus, inbox):
+            await inbox.up()
+            pid = broker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)  # it takes what is sent, and says nothing
+            done: list[int] = []
+            for number in range(50):
+                bus.publish("/r", b"%d" % number, retain=True, done=lambda number=number: done.append(number))
+            assert done == []
+            await asyncio.to_thread(broker.kill)
+            async with connected(await asyncio.to_thread(broker.start), "listener", topics=["/r"]) as (_, heard):
+                await inbox.up()
+                assert await bus.flush(TIMEOUT)
+                assert done == list(range(50))
+                found = [await heard.next()]
+                while found[-1] != b"49":
+                    found.append(await heard.next())
+                # The listener may have come after the first ones; those that it heard are in order.
+                assert found == payloads(50)[50 - len(found) :]
+
+    run(main)
+
+
+def test_what_is_published_without_a_connection_is_sent_when_there_is_one(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender") as (bus, inbox):
+            await inbox.up()
+            await asyncio.to_thread(broker.kill)
+            await within(inbox.downs.get())
+            for number in range(20):
+                bus.publish(f"/r/{number}", b"%d" % number, retain=True)
+            assert not await bus.flush(0.05)
+            await asyncio.to_thread(broker.start)
+            assert await bus.flush(TIMEOUT)
+            async with connected(broker, "listener", topics=["/r/+"]) as (_, heard):
+                assert sorted([await heard.next() for _ in range(20)], key=int) == payloads(20)
+
+    run(main)
+
+
+def test_what_is_no_longer_wanted_when_its_turn_comes_is_dropped(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            await asyncio.to_thread(broker.kill)
+            await within(inbox.downs.get())
+            wanted = {b"0": True, b"1": True, b"2": True}
+            done: list[bytes] = []
+            for payload in wanted:
+                bus.publish(
+                    "/t",
+                    payload,
+                    wanted=lambda payload=payload: wanted[payload],
+                    done=lambda payload=payload: done.append(payload),
+                )
+            wanted[b"1"] = False
+            await asyncio.to_thread(broker.start)
+            assert await bus.flush(TIMEOUT)
+            assert done == [b"0", b"2"]
+            assert [await inbox.next(), await inbox.next()] == [b"0", b"2"]
+
+    run(main)
+
+
+def test_a_connection_is_idle_when_all_that_was_left_is_not_wanted(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender") as (bus, inbox):
+            await inbox.up()
+            await asyncio.to_thread(broker.kill)
+            await within(inbox.downs.get())
+            bus.publish("/t", b"x", wanted=lambda: False)
+            await asyncio.to_thread(broker.start)
+            assert await bus.flush(TIMEOUT)
+
+    run(main)
+
+
+def test_what_was_out_and_is_no_longer_wanted_is_not_sent_again(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            pid = broker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            wanted = [True]
+            bus.publish("/t", b"late", wanted=lambda: wanted[0])
+            wanted[0] = False
+            await asyncio.to_thread(broker.kill)
+            await within(inbox.downs.get())
+            await asyncio.to_thread(broker.start)
+            await inbox.up()
+            await published(bus, "/t", b"next")
+            assert await inbox.next() == b"next"
+
+    run(main)
+
+
+def test_no_more_is_on_its_way_than_the_broker_takes_at_a_time() -> None:
+    async def main(broker: BrokerProcess) -> None:
+        async with (
+            connected(broker, "sender") as (bus, _),
+            connected(broker, "listener", topics=["/t"]) as (_, heard),
+        ):
+            pid = broker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                done: list[int] = []
+                for number in range(300):
+                    bus.publish("/t", b"%d" % number, done=lambda number=number: done.append(number))
+                assert 15 <= len(bus._unacknowledged) <= 20
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            most = 0
+            while not await bus.flush(0.001):
+                most = max(most, len(bus._unacknowledged))
+            assert most <= 20
+            assert sorted(done) == list(range(300))
+            assert [await heard.next() for _ in range(300)] == payloads(300)
+
+    with BrokerProcess(defaults=True) as broker:
+        asyncio.run(main(broker))
+
+
+def test_many_messages_at_once_all_arrive_in_order(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "both", topics=["/t"]) as (bus, inbox):
+            await published(bus, "/t", *payloads(3_000))
+            assert [await inbox.next() for _ in range(3_000)] == payloads(3_000)
+
+    run(main)
+
+
+def test_a_message_without_a_promise_is_dropped_without_a_connection(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            done: list[str] = []
+            bus.publish("/t", b"now", qos=0, done=lambda: done.append("now"))
+            assert await inbox.next() == b"now"
+            await asyncio.to_thread(broker.kill)
+            await within(inbox.downs.get())
+            bus.publish("/t", b"never", qos=0, done=lambda: done.append("never"))
+            await asyncio.to_thread(broker.start)
+            await inbox.up()
+            await published(bus, "/t", b"then")
+            assert await inbox.next() == b"then"
+            assert done == ["now"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_done_is_told_once_for_each_message(broker: BrokerProcess, qos: int) -> None:
+    async def main() -> None:
+        async with connected(broker, "sender", topics=["/t"]) as (bus, inbox):
+            done: list[int] = []
+            for number in range(100):
+                bus.publish("/t", b"%d" % number, qos=qos, done=lambda number=number: done.append(number))
+            assert await bus.flush(TIMEOUT)
+            assert done == list(range(100))
+            assert [await inbox.next() for _ in range(100)] == payloads(100)
+
+    run(main)
+
+
+# What is received
+
+
+def test_a_message_is_acknowledged_when_its_handler_returns_and_not_before(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        gate = asyncio.Event()
+
+        async def hold(topic: str, payload: bytes) -> None:
+            inbox.hear(topic, payload)
+            await gate.wait()
+
+        options: dict[str, Any] = {"topics": ["/t"], "persistent": True, "on_message": hold}
+        async with connected(broker, "sender") as (sender, _):
+            async with connected(broker, "keeper", inbox, **options):
+                await published(sender, "/t", *payloads(3))
+                assert [await inbox.next() for _ in range(3)] == payloads(3)
+            # It left without having acknowledged any of them.
+            gate.set()
+            async with connected(broker, "keeper", inbox, **options):
+                assert [await inbox.next() for _ in range(3)] == payloads(3)
+                await published(sender, "/t", b"last")
+                assert await inbox.next() == b"last"
+            async with connected(broker, "keeper", inbox, **options):
+                await published(sender, "/t", b"news")
+                assert await inbox.next() == b"news"
+
+    run(main)
+
+
+def test_a_message_whose_handler_fails_comes_again_and_others_are_not_held_up(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        failing = True
+
+        async def fail(topic: str, payload: bytes) -> None:
+            inbox.hear(topic, payload)
+            if failing and payload == b"1":
+                raise RuntimeError("no")
+
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        options: dict[str, Any] = {"topics": ["/t"], "persistent": True, "on_message": fail}
+        async with connected(broker, "sender") as (sender, _):
+            async with connected(broker, "keeper", inbox, **options) as (keeper, _):
+                await published(sender, "/t", *payloads(3))
+                assert [await inbox.next() for _ in range(3)] == payloads(3)
+                await published(keeper, "/elsewhere", b"a round trip, so that the acknowledgements are there")
+            failing = False
+            async with connected(broker, "keeper", inbox, **options):
+                await published(sender, "/t", b"last")
+                found = [await inbox.next()]
+                while found[-1] != b"last":
+                    found.append(await inbox.next())
+                assert found == [b"1", b"last"]
+
+    run(main)
+
+
+def test_messages_are_handled_side_by_side_and_many_may_wait_to_be_acknowledged(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        gate = asyncio.Event()
+
+        async def hold(topic: str, payload: bytes) -> None:
+            inbox.hear(topic, payload)
+            await gate.wait()
+
+        async with (
+            connected(broker, "sender") as (sender, _),
+            connected(broker, "keeper", inbox, topics=["/t"], on_message=hold),
+        ):
+            await published(sender, "/t", *payloads(500))
+            # The broker's own default would stop at 20.
+            assert [await inbox.next() for _ in range(500)] == payloads(500)
+            gate.set()
+
+    run(main)
+
+
+def test_a_subscription_can_be_taken_back(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "fickle", topics=["/kept"]) as (bus, inbox):
+            await bus.subscribe("/dropped")
+            await bus.subscribe("/dropped")
+            await published(bus, "/dropped", b"1")
+            assert await inbox.next() == b"1"
+            await bus.unsubscribe("/dropped")
+            await bus.unsubscribe("/unknown")
+            await published(bus, "/dropped", b"2")
+            await published(bus, "/kept", b"3")
+            assert await inbox.next() == b"3"
+
+    run(main)
