@@ -59,7 +59,8 @@ def render(source: str) -> str:
 
 def rules(docstring: str) -> Iterator[str]:
     """The list in the docstring of the module."""
-    yield from (line for line in docstring.splitlines() if line.startswith(("- ", "  ")))
+    # One backtick in Markdown for the two of reStructuredText.
+    yield from (line.replace("``", "`") for line in docstring.splitlines() if line.startswith(("- ", "  ")))
     yield ""
 
 

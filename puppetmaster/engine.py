@@ -152,8 +152,9 @@ class Engine:
         if job.is_final:
             raise Conflict(f"job {job.id} has ended ({job.status.value}), its limits can't change")
         self._window.withdraw(job)
+        if limits.rate != job.limits.rate:
+            job.next_send_at = now  # a new rate begins now; other limits leave it alone
         job.limits = limits
-        job.next_send_at = now
         self._watch_deadline(job)
         self._window.wake(job)
         self._changed(job)
@@ -290,6 +291,7 @@ class Engine:
 
     def _restore_job(self, job: Job, now: float) -> None:
         job.next_send_at = now
+        pace(job, now)  # when it last sent is not stored: rather late than early
         own = [self.requests[request_id] for request_id in job.request_ids]
         _link(own)
         seen: set[str] = set()

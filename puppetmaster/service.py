@@ -214,7 +214,7 @@ class Service:
             for job_id, job in reversed(self._engine.jobs.items())
             if (wanted.status is None or job.status in wanted.status)
             and (wanted.label is None or set(wanted.label) <= set(job.labels))
-            and (wanted.since is None or job.created_at >= wanted.since)
+            and (wanted.since is None or _milliseconds(job.created_at) >= _milliseconds(wanted.since))
         ]
         self._stage()
         page = self._store.scan(JOBS, found[wanted.offset : wanted.offset + wanted.limit])
@@ -473,6 +473,11 @@ class Service:
 
     def _load_job(self, job_id: int, document: Document) -> Job:
         return job_from_document(job_id, document, self._store.get(MESSAGES, job_id) or {"messages": []})
+
+
+def _milliseconds(seconds: float) -> int:
+    """A time as callers see it: they ask for what came since the last one that they saw."""
+    return round(seconds * 1000)
 
 
 def _settle(batch: _Batch) -> None:

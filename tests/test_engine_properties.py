@@ -53,9 +53,9 @@ class EngineMachine(RuleBasedStateMachine):
     @initialize(
         window=st.integers(1, 5),
         jobs_kept=st.integers(1, 5),
-        jobs=st.lists(st.tuples(batches, limits), min_size=1, max_size=3),
+        jobs=st.lists(st.tuples(batches, limits, st.sampled_from([None, None, 40.0])), min_size=1, max_size=3),
     )
-    def begin(self, window: int, jobs_kept: int, jobs: list[tuple[list[list[str]], Limits]]) -> None:
+    def begin(self, window: int, jobs_kept: int, jobs: list[tuple[list[list[str]], Limits, float | None]]) -> None:
         """Make an engine, with something to do."""
         self.window = window
         self.retention = Retention(age=300.0, jobs=jobs_kept)
@@ -66,8 +66,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.published: list[tuple[int, int, str]] = []
         self.ended: dict[int, bytes] = {}
         self.removed: set[int] = set()
-        for batch, wanted in jobs:
-            self.submit(batch, wanted, None, None)
+        for batch, wanted, start in jobs:
+            self.submit(batch, wanted, start, None)
         self.tick(0.0)
 
     # Callers
@@ -103,18 +103,30 @@ class EngineMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.engine.jobs)
-    @rule(pick=picks, act=st.sampled_from(["pause", "resume", "resume", "cancel", "remove"]))
-    def order(self, pick: int, act: str) -> None:
-        """A caller orders something; what the job's status forbids must change nothing."""
+    @rule(pick=picks, acts=st.lists(st.sampled_from(["pause", "resume", "resume"]), min_size=1, max_size=3))
+    def pause_and_resume(self, pick: int, acts: list[str]) -> None:
+        """Callers pause and resume a job, back and forth."""
         job = self.job(pick)
+        for act in acts:
+            self.order(job, act)
+
+    @precondition(lambda self: self.engine.jobs)
+    @rule(pick=picks, act=st.sampled_from(["cancel", "remove"]))
+    def end(self, pick: int, act: str) -> None:
+        """A caller cancels a job or removes it."""
+        job = self.job(pick)
+        self.order(job, act)
+        assert job.is_final
+        assert act != "remove" or job.id not in self.engine.jobs
+
+    def order(self, job: Job, act: str) -> None:
+        """A caller orders something; what the job's status forbids must change nothing."""
         before = documents.job_to_document(job)
         try:
             self.engine.pause(job.id) if act == "pause" else getattr(self.engine, act)(job.id, self.now)
         except Conflict:
             assert job.is_final
             assert documents.job_to_document(job) == before
-        if act == "remove":
-            assert job.id not in self.engine.jobs
         self.settle()
 
     @precondition(lambda self: self.engine.jobs)
@@ -272,6 +284,7 @@ class EngineMachine(RuleBasedStateMachine):
         if verdict is Verdict.APPLIED:
             assert request is not None
             assert request.destination == destination
+            assert request.job.started_at is not None
         else:
             assert not self.engine.drain()
             assert (documents.request_to_document(request) if request else None) == before
@@ -374,6 +387,7 @@ class EngineMachine(RuleBasedStateMachine):
         for request in engine.requests.values():
             assert request.is_out or request.status not in REQUEST_OUT
             assert not (request.is_out and request.is_final)
+            assert request.progress == 0 or request.status is not RequestStatus.CREATED
         for job in engine.jobs.values():
             assert job.out_count == sum(request.job is job for request in out)
 

@@ -144,7 +144,7 @@ payloads = st.binary(max_size=80) | values.map(json.dumps).map(str.encode) | env
 
 
 @given(payloads)
-@settings(max_examples=500, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_are_a_message_or_dropped_or_refused(payload: bytes) -> None:
     try:
         message = guard.check(payload)

@@ -467,7 +467,7 @@ batches = st.fixed_dictionaries({"batch": st.lists(items | values, max_size=3)},
 
 
 @given(values | almost | batches)
-@settings(max_examples=600, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_a_body_holds_it_is_read_or_refused(document: object) -> None:
     for read in (reader.job, reader.request, reader.update):
         try:
