@@ -175,6 +175,11 @@ class Engine:
         self._effects.changes[job.id] = (Change.REMOVED, job)
         return job
 
+    def revoke(self, job_id: int, now: float) -> None:
+        """Take back a job that could not be saved: it is removed, and nobody is told."""
+        self.remove(job_id, now)
+        del self._effects.changes[job_id]
+
     def cancel_request(self, request_id: int, now: float) -> Request:
         """End one request. A canceled one stays as it is.
 

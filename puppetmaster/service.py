@@ -37,7 +37,7 @@ from puppetmaster.models import Job, JobSpec, Request
 from puppetmaster.states import RequestStatus
 from puppetmaster.store import Store
 from puppetmaster.views import View
-from puppetmaster.wire import MAX_BUS_BYTES, Answer
+from puppetmaster.wire import MAX_BUS_BYTES, Answer, encode
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,10 @@ SCAN_CHUNK = 2000
 """Documents that are looked at before the loop gets a turn."""
 
 ANSWER_MARGIN = 8192
-"""Bytes of an answer that are not its list: the job itself and the message around it."""
+"""Bytes of an answer that are neither its list nor a caller's texts: the job's fields and the message around it."""
 
+
+_ANSWERED = frozenset({Verdict.APPLIED, Verdict.DUPLICATE, Verdict.LATE})
 
 _T = TypeVar("_T")
 
@@ -182,12 +184,13 @@ class Service:
         await self._settle(self._engine.refuse_answer(destination, reason, self._now()), destination, None)
 
     async def _settle(self, verdict: Verdict, destination: str, request_id: int | None) -> None:
-        if verdict is Verdict.APPLIED:
+        if verdict is not Verdict.APPLIED:
+            self.dropped[verdict.value] += 1
+            logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
+        if verdict in _ANSWERED:
+            # Also for what the broker sent again: the first of the two may not be on disk yet.
             self._work.set()
             await asyncio.shield(self._batch.durable)
-            return
-        self.dropped[verdict.value] += 1
-        logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
 
     # Jobs
 
@@ -278,6 +281,7 @@ class Service:
         try:
             self._engine.cancel_request(request_id, self._now())
         except RequestNotFound:
+            self._stage()
             document = self._store.get(REQUESTS, request_id)
             if document is None:
                 raise
@@ -292,15 +296,17 @@ class Service:
         if self.unavailable:
             raise StoreUnavailable(self.unavailable)
         ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
-        if ids_bytes > MAX_BUS_BYTES - ANSWER_MARGIN:
+        if ids_bytes + len(encode([spec.name, spec.labels])) > MAX_BUS_BYTES - ANSWER_MARGIN:
             raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
         job, created = self._engine.submit(spec, self._now())
         try:
             await self._saved()
         except StoreUnavailable:
             if created and job.id in self._engine.jobs:
-                self._engine.remove(job.id, self._now())
+                self._engine.revoke(job.id, self._now())
             raise
+        if not created and job.id not in self._engine.jobs:
+            raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
 
     async def _saved(self) -> None:
@@ -353,10 +359,13 @@ class Service:
                 continue
             if destinations is not None and document["destination"] not in destinations:
                 continue
+            job = self._engine.jobs.get(document["job"])
+            if job is None:
+                continue  # removed since the scan began
             if skip:
                 skip -= 1
                 continue
-            found.append(views.request_view(request_id, document, self._engine.jobs[document["job"]]))
+            found.append(views.request_view(request_id, document, job))
         return found
 
     def _request_view(self, request_id: int) -> View:
@@ -448,7 +457,8 @@ class Service:
             if request.is_out and request.attempt == attempt:
                 self._outlet.send(request, attempt)
         for change, job_id, document in batch.changes:
-            self._outlet.tell(change, job_id, document)
+            if document is None or job_id in self._engine.jobs:
+                self._outlet.tell(change, job_id, document)
 
     def _store_failed(self, unsaved: list[_Batch], reason: str) -> None:
         if reason != self.unavailable:

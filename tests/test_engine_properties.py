@@ -5,8 +5,10 @@ The machine saves only what the effects tell it to, and restarts from that: a ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -170,21 +172,33 @@ class EngineMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.engine.out_count)
-    @rule(codes=st.lists(st.sampled_from((*CODES, 102, 0, 1)), min_size=1, max_size=8), seconds=st.sampled_from(WAITS))
-    def work(self, codes: list[int], seconds: float) -> None:
+    @rule(
+        steps=st.lists(
+            st.tuples(st.integers(0, 2), st.sampled_from((*CODES, 102, 102, 0, 1))), min_size=1, max_size=8
+        ),
+        seconds=st.sampled_from(WAITS),
+    )
+    def work(self, steps: list[tuple[int, int]], seconds: float) -> None:
         """The broker and the devices do their part: 0 is silence, 1 a mere acknowledgement."""
-        for code in codes:
-            window = self.engine._window
-            out = [request for request in window.out.values() if request.status is not RequestStatus.RUNNING]
+        for which, code in steps:
+            out = list(self.engine._window.out.values())
             if not out:
                 break
-            request = out[code % len(out)]
+            request = out[which % len(out)]
             if code:
                 self.engine.accepted(request.id, request.attempt, self.now)
             if code > 1:
                 self.say(request.destination, request.id, code, {"progress": 40})
             self.tick(0.0)
         self.tick(seconds)
+
+    @precondition(lambda self: self.engine.requests)
+    @rule(pick=picks, code=st.sampled_from((*CODES, 102)))
+    def answer_what_may_not_have_been_sent(self, pick: int, code: int) -> None:
+        """A device answers what it can't know of, or knows of from before a restart."""
+        requests = list(self.engine.requests.values())
+        request = requests[pick % len(requests)]
+        self.say(request.destination, request.id, code, None)
 
     @precondition(lambda self: self.published)
     @rule(pick=picks, code=st.sampled_from(CODES), text=st.sampled_from(["", "'id' was used."]))
@@ -447,7 +461,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(
-    max_examples=150,
+    max_examples=200,
     stateful_step_count=40,
     derandomize=True,
     database=None,
@@ -456,3 +470,90 @@ TestEngine.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+# The same machine with dice: no shrinking, but lives that are longer and busier than Hypothesis makes them.
+
+
+class Dice:
+    """Draws what the rules want."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+
+    def limits(self) -> Limits:
+        """Limits, mostly none."""
+        pick, rare = self.random.choice, lambda thing: thing if self.random.random() < 0.2 else None
+        return Limits(
+            timeout=rare(pick([5.0, 60.0])),
+            concurrency=rare(self.random.randint(1, 3)),
+            retry=RetryPolicy(
+                limit=self.random.randint(0, 2),
+                delay=pick([0.5, 3.0]),
+                on=pick([frozenset({423, 503}), frozenset({423, "timeout"}), frozenset({"timeout"})]),
+            ),
+            rate=rare(Rate(per_minute=pick([30.0, 120.0]), factor=pick([1.0, 2.0]))),
+            abort=rare(AbortThreshold(error_percent=pick([20.0, 60.0]), minimum=self.random.randint(1, 4))),
+            priority=pick([10, 50, 90]),
+        )
+
+    def batch(self) -> list[list[str]]:
+        """Destinations of one to three messages."""
+        dice = self.random.randint
+        return [self.random.choices(DESTINATIONS, k=dice(1, 4)) for _ in range(dice(1, 3))]
+
+    def steps(self) -> list[tuple[int, int]]:
+        """What devices do."""
+        codes = (*CODES, 102, 102, 0, 1)
+        return [(self.random.randint(0, 2), self.random.choice(codes)) for _ in range(self.random.randint(1, 4))]
+
+    def turn(self, life: EngineMachine) -> None:
+        """Let one thing happen."""
+        pick, number = self.random.choice, self.random.randrange(1_000)
+        rules: list[tuple[int, Callable[[], None]]] = [
+            (6, lambda: life.submit(self.batch(), self.limits(), pick([None, None, 0.0, 4.0, 40.0]), None)),
+            (1, lambda: life.submit(self.batch(), self.limits(), None, pick(["x", "y"]))),
+            (8, lambda: life.tick(pick(WAITS[:-1]))),
+            (2, life.retire),
+            (2, lambda: life.restart(pick([0.0, 3.0]))),
+            (1, lambda: life.link_changes(pick([True, True, False]), pick([True, False]))),
+            (1, lambda: life.answer_too_much(pick(DESTINATIONS))),
+            (1, lambda: life.answer_something_else(pick(DESTINATIONS), number % 40, pick(CODES))),
+        ]
+        if life.engine.jobs:
+            acts = self.random.choices(["pause", "resume"], k=self.random.randint(1, 3))
+            rules += [
+                (5, lambda: life.pause_and_resume(number, acts)),
+                (1, lambda: life.end(number, pick(["cancel", "remove"]))),
+                (3, lambda: life.limit(number, self.limits())),
+                (3, lambda: life.cancel_request(number, self.random.randrange(20))),
+            ]
+        if life.engine.out_count:
+            rules.append((25, lambda: life.work(self.steps(), pick(WAITS[:-1]))))
+        if life.engine.requests:
+            rules.append((2, lambda: life.answer_what_may_not_have_been_sent(number, pick(CODES))))
+        if life.published:
+            recent = number % 5
+            rules += [
+                (3, lambda: life.answer(recent, pick(CODES), pick(["", "'id' was used."]))),
+                (2, lambda: life.report(recent, number % 150)),
+                (2, lambda: life.accept(recent)),
+            ]
+        [happens] = self.random.choices([act for _, act in rules], [weight for weight, _ in rules])
+        happens()
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_same_holds_over_a_long_and_busy_life(seed: int) -> None:
+    dice = Dice(seed)
+    life = EngineMachine()
+    jobs = [(dice.batch(), dice.limits(), dice.random.choice([None, 40.0])) for _ in range(3)]
+    life.begin(window=dice.random.randint(1, 5), jobs_kept=dice.random.randint(1, 5), jobs=jobs)
+    for _ in range(150):
+        dice.turn(life)
+        life.counters_are_those_of_a_recount()
+        life.the_disk_has_what_the_engine_knows()
+        life.what_has_ended_never_changes()
+        life.the_window_and_the_destinations_are_kept()
+        life.the_scheduler_keeps_its_books()
+    life.teardown()
