@@ -15,8 +15,9 @@ demo: $(VENV)/.runtime  ## Broker, controller, bundle and 50 simulated devices; 
 run: $(VENV)/.runtime   ## The bundle with a broker and a controller of its own, until Ctrl-C.
 	$(BIN)/puppetmaster serve --embedded
 
+# Tests wait for brokers and devices most of the time, so there are more workers than cores.
 test: $(VENV)/.dev mosquitto  ## All tests, on real brokers that they start themselves.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: $(VENV)/.dev     ## ruff and mypy --strict.
 	$(BIN)/ruff check $(SOURCES)

@@ -129,7 +129,7 @@ BAD_DOCUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("document", BAD_DOCUMENTS, ids=repr)
+@pytest.mark.parametrize("document", BAD_DOCUMENTS)
 def test_a_document_that_json_cannot_hold_is_refused_whole(store, document):
     store.put("jobs", {1: {"a": 1}})
     with pytest.raises(ValueError):

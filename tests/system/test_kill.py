@@ -32,6 +32,27 @@ PATIENT = {"limit": 50, "delay": 0.2, "maxDelay": 1, "on": [408, 423, 429, 503, 
 MESSAGE = {"method": "post", "resource": "/system/reboot", "data": {"delay": 1}}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    with Stand(tmp_path_factory.mktemp("stand"), broker_extra=QUICK) as running:
+        yield running
+
+
+@pytest.fixture
+def stand(shared: Stand) -> Stand:
+    """One for many tests, well again whatever the one before has left."""
+    for part in (shared.broker, shared.controller, shared.bundle):
+        if not part.running:
+            part.start()
+    shared.ready()
+    return shared
+
+
+@pytest.fixture
+def fleet(stand: Stand) -> Fleet:
+    return stand.fleets.get("dev") or stand.fleet("dev", 400, latency="0.05-0.3")
+
+
 def job_for(fleet: Fleet, **more: Any) -> Document:
     return {"destinations": fleet.names, "message": MESSAGE, **more}
 
@@ -108,146 +129,134 @@ def test_a_bundle_that_is_killed_ten_times_loses_no_request_and_does_none_twice(
         assert "damaged" not in stand.bundle.log() and "Traceback" not in stand.bundle.log()
 
 
-def test_a_bundle_that_is_killed_at_any_moment_of_its_first_second_opens_its_store_again(tmp_path: Path) -> None:
+def test_a_bundle_that_is_killed_at_any_moment_of_its_first_second_opens_its_store_again(stand: Stand, fleet: Fleet) -> None:
     chance = random.Random(7)
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 300, latency="0.05")
-        job = stand.create_job(job_for(fleet))
-        for _ in range(6):
-            stand.bundle.kill()
-            stand.bundle.start(wait=False)
-            lines = chance.randrange(1, 8)
-            with contextlib.suppress(NoAnswer):  # the log is what tells how far it is
-                until(lambda count=stand.bundle.log().count("\n") + lines: stand.bundle.log().count("\n") >= count, 1.0)
+    job = stand.create_job(job_for(fleet))
+    for _ in range(6):
+        stand.bundle.kill()
+        stand.bundle.start(wait=False)
+        lines = chance.randrange(1, 8)
+        with contextlib.suppress(NoAnswer):  # the log is what tells how far it is
+            until(lambda count=stand.bundle.log().count("\n") + lines: stand.bundle.log().count("\n") >= count, 1.0)
+    stand.bundle.kill()
+    stand.bundle.start()
+    assert_nothing_lost(stand, job)
+
+
+def test_answers_that_were_taken_while_the_bundle_dies_and_while_it_is_away_are_applied_once(stand: Stand) -> None:
+    tunnels = stand.listen("/remote/+")
+    names = [f"hand-{number}" for number in range(60)]
+    job = stand.create_job({"destinations": names, "message": MESSAGE})
+    asked = [heard.data for heard in tunnels.wait_until(lambda heard: len(heard) == 60)]
+    stand.wait_job(job["id"], lambda job: job["counts"]["sent"] == 60)
+
+    def answer(request: Document) -> None:
+        message = {"id": request["id"], "code": 200, "method": "post", "resource": "/x", "sign": ["d"], "data": request["id"]}
+        stand.publish(request["tunnel"], message, wait=False)
+
+    for request in asked[:30]:
+        answer(request)
+    stand.bundle.kill()
+    for request in asked[20:50]:
+        answer(request)
+    stand.publish("/remote/nobody", b"")  # the broker has them all
+    stand.bundle.start()
+    stand.wait_job(job["id"], lambda job: job["counts"]["resolved"] >= 50)
+    for request in asked[50:]:
+        answer(request)
+    ended = stand.wait_job(job["id"])
+    assert ended["finishCount"] == 60
+    assert_adds_up(ended)
+    results = {request["id"]: request["__request"]["result"] for request in stand.requests(job["id"])}
+    assert results == {ident: ident for ident in job["requests"]}
+
+
+def test_what_was_answered_to_a_caller_is_there_after_a_kill(stand: Stand) -> None:
+    for number in range(5):
+        job = stand.create_job({"destinations": ["a", "b"], "message": MESSAGE, "name": f"job {number}", "key": f"k{number}"})
+        stand.update_job(job["id"], status="paused", priority=number)
         stand.bundle.kill()
         stand.bundle.start()
-        assert_nothing_lost(stand, job)
+        again = stand.job(job["id"])
+        assert (again["status"], again["priority"], again["name"]) == ("paused", number, f"job {number}")
+        same = {"destinations": ["a", "b"], "message": MESSAGE, "name": f"job {number}", "key": f"k{number}"}
+        assert stand.create_job(same)["id"] == job["id"]
 
 
-def test_answers_that_were_taken_while_the_bundle_dies_and_while_it_is_away_are_applied_once(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        tunnels = stand.listen("/remote/+")
-        names = [f"hand-{number}" for number in range(60)]
-        job = stand.create_job({"destinations": names, "message": MESSAGE})
-        asked = [heard.data for heard in tunnels.wait_until(lambda heard: len(heard) == 60)]
-        stand.wait_job(job["id"], lambda job: job["counts"]["sent"] == 60)
-
-        def answer(request: Document) -> None:
-            message = {"id": request["id"], "code": 200, "method": "post", "resource": "/x", "sign": ["d"], "data": request["id"]}
-            stand.publish(request["tunnel"], message, wait=False)
-
-        for request in asked[:30]:
-            answer(request)
-        stand.bundle.kill()
-        for request in asked[20:50]:
-            answer(request)
-        stand.publish("/remote/nobody", b"")  # the broker has them all
+def test_ids_of_removed_jobs_never_come_back(stand: Stand) -> None:
+    seen: list[int] = []
+    for restart in (stand.bundle.kill, stand.bundle.stop, stand.bundle.kill):
+        job = stand.create_job({"destinations": ["a", "b", "c"], "message": MESSAGE})
+        stand.remove_job(job["id"])
+        mine = [job["id"], *job["requests"]]
+        assert min(mine) > max(seen, default=0)
+        seen += mine
+        restart()
         stand.bundle.start()
-        stand.wait_job(job["id"], lambda job: job["counts"]["resolved"] >= 50)
-        for request in asked[50:]:
-            answer(request)
-        ended = stand.wait_job(job["id"])
-        assert ended["finishCount"] == 60
-        assert_adds_up(ended)
-        results = {request["id"]: request["__request"]["result"] for request in stand.requests(job["id"])}
-        assert results == {ident: ident for ident in job["requests"]}
+        assert job["id"] not in [found["id"] for found in stand.ask("get", "/jobs?limit=1000")[1]]
+        assert stand.ask("get", f"/jobs/{job['id']}")[0] == 404
+    last = stand.create_job({"destinations": "a", "message": MESSAGE})
+    assert last["id"] > max(seen)
+    retained = stand.listen(f"/puppetmaster/{stand.instance}/jobs/+")
+    retained.wait(lambda heard: heard.topic.endswith(str(last["id"])))
+    kept = {int(heard.topic.rpartition("/")[2]) for heard in retained.messages if heard.payload}
+    assert last["id"] in kept and not kept & set(seen)
 
 
-def test_what_was_answered_to_a_caller_is_there_after_a_kill(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        for number in range(5):
-            job = stand.create_job({"destinations": ["a", "b"], "message": MESSAGE, "name": f"job {number}", "key": f"k{number}"})
-            stand.update_job(job["id"], status="paused", priority=number)
-            stand.bundle.kill()
-            stand.bundle.start()
-            again = stand.job(job["id"])
-            assert (again["status"], again["priority"], again["name"]) == ("paused", number, f"job {number}")
-            same = {"destinations": ["a", "b"], "message": MESSAGE, "name": f"job {number}", "key": f"k{number}"}
-            assert stand.create_job(same)["id"] == job["id"]
-
-
-def test_ids_of_removed_jobs_never_come_back(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        seen: list[int] = []
-        for restart in (stand.bundle.kill, stand.bundle.stop, stand.bundle.kill):
-            job = stand.create_job({"destinations": ["a", "b", "c"], "message": MESSAGE})
-            stand.remove_job(job["id"])
-            mine = [job["id"], *job["requests"]]
-            assert min(mine) > max(seen, default=0)
-            seen += mine
-            restart()
-            stand.bundle.start()
-            assert stand.ask("get", "/jobs") == (200, [])
-            assert stand.ask("get", f"/jobs/{job['id']}")[0] == 404
-        last = stand.create_job({"destinations": "a", "message": MESSAGE})
-        assert last["id"] > max(seen)
-        retained = stand.listen(f"/puppetmaster/{stand.instance}/jobs/+")
-        retained.wait(lambda heard: heard.topic.endswith(str(last["id"])))
-        assert {heard.topic.rpartition("/")[2] for heard in retained.messages if heard.payload} == {str(last["id"])}
-
-
-def test_stock_tinydb_opens_what_a_killed_and_a_stopped_bundle_leave(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        job = stand.create_job({"destinations": ["a", "b"], "message": MESSAGE})
-        stand.bundle.kill()
-        TinyDB(stand.data / "puppetmaster.json", access_mode="r").close()
-        stand.bundle.start()
-        stand.bundle.stop()
-        with TinyDB(stand.data / "puppetmaster.json", access_mode="r") as stored:
-            assert stored.table("jobs").get(doc_id=job["id"])["totalCount"] == 2
-            assert len(stored.table("requests")) == 2
+def test_stock_tinydb_opens_what_a_killed_and_a_stopped_bundle_leave(stand: Stand) -> None:
+    job = stand.create_job({"destinations": ["a", "b"], "message": MESSAGE})
+    stand.bundle.kill()
+    TinyDB(stand.data / "puppetmaster.json", access_mode="r").close()
+    stand.bundle.start()
+    stand.bundle.stop()
+    with TinyDB(stand.data / "puppetmaster.json", access_mode="r") as stored:
+        assert stored.table("jobs").get(doc_id=job["id"])["totalCount"] == 2
+        assert all(stored.table("requests").get(doc_id=ident)["job"] == job["id"] for ident in job["requests"])
 
 
 # Restarts in the middle of a job
 
 
 @pytest.mark.parametrize("end", ["TERM", "KILL"])
-def test_a_bundle_that_is_restarted_in_the_middle_of_a_job_ends_it(tmp_path: Path, end: str) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 400, latency="0.05-0.3")
-        job = stand.create_job(job_for(fleet, concurrency=50))
-        wait_done(stand, job, 100)
-        stand.bundle.restart(kill=end == "KILL")
-        assert_nothing_lost(stand, job)
+def test_a_bundle_that_is_restarted_in_the_middle_of_a_job_ends_it(stand: Stand, fleet: Fleet, end: str) -> None:
+    job = stand.create_job(job_for(fleet, concurrency=50))
+    wait_done(stand, job, 100)
+    stand.bundle.restart(kill=end == "KILL")
+    assert_nothing_lost(stand, job)
 
 
 @pytest.mark.parametrize("end", ["TERM", "KILL"])
-def test_a_controller_that_is_restarted_in_the_middle_of_a_job_disturbs_nothing(tmp_path: Path, end: str) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 400, latency="0.05-0.3")
-        job = stand.create_job(job_for(fleet, concurrency=50))
-        wait_done(stand, job, 100)
-        restarted = time.monotonic()
-        stand.controller.restart(kill=end == "KILL")
-        assert_registers_again(stand, restarted)
-        assert_nothing_lost(stand, job)
+def test_a_controller_that_is_restarted_in_the_middle_of_a_job_disturbs_nothing(stand: Stand, fleet: Fleet, end: str) -> None:
+    job = stand.create_job(job_for(fleet, concurrency=50))
+    wait_done(stand, job, 100)
+    assert_registers_again(stand, kill=end == "KILL")
+    assert_nothing_lost(stand, job)
 
 
-def assert_registers_again(stand: Stand, since: float) -> None:
+def assert_registers_again(stand: Stand, *, kill: bool) -> None:
+    """The controller restarts; the bundle notices by itself."""
+    registered, begun = stand.bundle.log().count("registered at the controller"), time.monotonic()
+    stand.controller.restart(kill=kill)
     stand.until_answered(stand.bundle, "/jobs?limit=0", lambda code: code == 200)
-    # 30 s are promised; this is no test of speed, but of a bundle that notices by itself.
-    assert time.monotonic() - since < 30, "it took too long"
-    assert stand.bundle.log().count("registered at the controller") == 2
+    assert time.monotonic() - begun < 30, "it took longer than what is promised"
+    assert stand.bundle.log().count("registered at the controller") == registered + 1
 
 
-def test_a_view_that_registers_again_hears_of_jobs_again_after_the_controller_restarted(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        for life in range(2):
-            # Registering again is the view's own duty: the stock SDK does it when it connects.
-            view = {"name": "watcher", "role": "view", "tunnel": "x", "resources": ["/jobs", "/jobs/+"], "ttl": 10}
-            code, answer = stand.ask("post", "/controller/registration", view)
-            assert code == 200
-            events = stand.listen(answer["tunnel"])
-            job = stand.create_job({"destinations": f"dev-{life}", "message": MESSAGE})
-            stand.remove_job(job["id"])
-            methods = [heard.data["method"] for heard in events.wait_until(
-                lambda heard, job=job: any(m.data == event("delete", job["id"], m.data["data"]) for m in heard)
-            ) if heard.data["resource"] == f"/jobs/{job['id']}"]
-            assert methods[-1] == "delete"
-            restarted = time.monotonic()
-            if life == 0:
-                stand.controller.restart(kill=True)
-                assert_registers_again(stand, restarted)
+def test_a_view_that_registers_again_hears_of_jobs_again_after_the_controller_restarted(stand: Stand) -> None:
+    for life in range(2):
+        # Registering again is the view's own duty: the stock SDK does it when it connects.
+        view = {"name": "watcher", "role": "view", "tunnel": "x", "resources": ["/jobs", "/jobs/+"], "ttl": 10}
+        code, answer = stand.ask("post", "/controller/registration", view)
+        assert code == 200
+        events = stand.listen(answer["tunnel"])
+        job = stand.create_job({"destinations": f"dev-{life}", "message": MESSAGE})
+        stand.remove_job(job["id"])
+        methods = [heard.data["method"] for heard in events.wait_until(
+            lambda heard, job=job: any(m.data == event("delete", job["id"], m.data["data"]) for m in heard)
+        ) if heard.data["resource"] == f"/jobs/{job['id']}"]
+        assert methods[-1] == "delete"
+        if life == 0:
+            assert_registers_again(stand, kill=True)
 
 
 def event(method: str, job_id: int, data: Any) -> Document:
@@ -264,31 +273,27 @@ def test_a_broker_that_is_stopped_in_the_middle_of_a_job_loses_nothing(tmp_path:
         stand.ready()
 
 
-def test_a_broker_that_is_killed_in_the_middle_of_a_job_and_forgets_all_loses_nothing(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 400, latency="0.05-0.3")
-        job = stand.create_job(job_for(fleet, concurrency=50, requestTimeout=4, retry=PATIENT))
-        for count in (80, 200):
-            wait_done(stand, job, count)
-            restart_broker(stand, kill=True)
-        assert_nothing_lost(stand, job)
-        assert "lost our session" in stand.bundle.log()
-        assert json.loads(stand.presence.messages[-1].payload)["connection"] == "online"
+def test_a_broker_that_is_killed_in_the_middle_of_a_job_and_forgets_all_loses_nothing(stand: Stand, fleet: Fleet) -> None:
+    job = stand.create_job(job_for(fleet, concurrency=50, requestTimeout=4, retry=PATIENT))
+    for count in (80, 200):
+        wait_done(stand, job, count)
+        restart_broker(stand, kill=True)
+    assert_nothing_lost(stand, job)
+    assert "lost our session" in stand.bundle.log()
+    assert json.loads(stand.presence.messages[-1].payload)["connection"] == "online"
 
 
-def test_all_three_die_at_once_and_the_job_ends(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 300, latency="0.05-0.3")
-        job = stand.create_job(job_for(fleet, concurrency=50, requestTimeout=4, retry=PATIENT))
-        wait_done(stand, job, 60)
-        for part in (stand.bundle, stand.broker, stand.controller):
-            part.kill()
-        # In the wrong order, too: each waits for the others.
-        stand.bundle.start(wait=False)
-        stand.controller.start(wait=False)
-        stand.broker.start()
-        stand.ready()
-        assert_nothing_lost(stand, job)
+def test_all_three_die_at_once_and_the_job_ends(stand: Stand, fleet: Fleet) -> None:
+    job = stand.create_job(job_for(fleet, concurrency=50, requestTimeout=4, retry=PATIENT))
+    wait_done(stand, job, 60)
+    for part in (stand.bundle, stand.broker, stand.controller):
+        part.kill()
+    # In the wrong order, too: each waits for the others.
+    stand.bundle.start(wait=False)
+    stand.controller.start(wait=False)
+    stand.broker.start()
+    stand.ready()
+    assert_nothing_lost(stand, job)
 
 
 # Starting and stopping
@@ -296,9 +301,11 @@ def test_all_three_die_at_once_and_the_job_ends(tmp_path: Path) -> None:
 
 def test_a_bundle_waits_for_a_broker_and_a_controller_that_are_not_there_yet(tmp_path: Path) -> None:
     with Stand(tmp_path, broker_extra=QUICK, start=False) as stand:
-        stand.bundle.start(wait=False)
-        until(lambda: "no connection to the broker" in stand.bundle.log() or "broker at" in stand.bundle.log())
         stand.start_broker()
+        stand.broker.kill()
+        stand.bundle.start(wait=False)
+        until(lambda: "no connection to the broker" in stand.bundle.log() and "broker at" in stand.bundle.log())
+        stand.broker.start()
         stand.presence.wait(lambda heard: heard.data["connection"] == "online")
         stand.controller.start()
         stand.ready()
@@ -306,85 +313,79 @@ def test_a_bundle_waits_for_a_broker_and_a_controller_that_are_not_there_yet(tmp
         assert_nothing_lost(stand, stand.create_job(job_for(fleet)))
 
 
-def test_a_job_that_was_stored_goes_on_when_the_broker_comes_after_the_bundle(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 20, start=False)
-        job = stand.create_job(job_for(fleet, requestTimeout=5, retry=PATIENT))
-        stand.update_job(job["id"], status="paused")
-        stand.bundle.kill()
-        stand.broker.kill()
-        stand.bundle.start(wait=False)
-        until(lambda: stand.bundle.log().count("jobs in the store") == 2)
-        stand.broker.start()
-        stand.ready()
-        fleet.start()
-        stand.update_job(job["id"], status="dispatching")
-        assert_nothing_lost(stand, job)
+def test_a_job_that_was_stored_goes_on_when_the_broker_comes_after_the_bundle(stand: Stand) -> None:
+    fleet = stand.fleet("late", 20, start=False)
+    job = stand.create_job(job_for(fleet, requestTimeout=5, retry=PATIENT))
+    stand.update_job(job["id"], status="paused")
+    stand.bundle.kill()
+    stand.broker.kill()
+    loaded = stand.bundle.log().count("jobs in the store")
+    stand.bundle.start(wait=False)
+    until(lambda: stand.bundle.log().count("jobs in the store") > loaded)
+    stand.broker.start()
+    stand.ready()
+    fleet.start()
+    stand.update_job(job["id"], status="dispatching")
+    assert_nothing_lost(stand, job)
 
 
-def test_sigterm_is_a_clean_goodbye(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        job = stand.create_job({"destinations": "absent", "message": MESSAGE})
-        stand.wait_job(job["id"], lambda job: job["counts"]["sent"] == 1)
-        mark, begun = len(stand.presence.messages), time.monotonic()
-        stand.bundle.stop()
-        assert time.monotonic() - begun < 10
-        assert stand.bundle.returncode == 0
-        assert stand.presence.wait(mark=mark).data["connection"] == "offline"
-        assert stand.ask("get", "/jobs", timeout=5)[0] == 404  # at once, not after the ttl
-        stand.bundle.start()
-        assert stand.job(job["id"])["counts"]["sent"] == 1
+def test_sigterm_is_a_clean_goodbye(stand: Stand) -> None:
+    job = stand.create_job({"destinations": "absent", "message": MESSAGE})
+    stand.wait_job(job["id"], lambda job: job["counts"]["sent"] == 1)
+    mark, begun = len(stand.presence.messages), time.monotonic()
+    stand.bundle.stop()
+    assert time.monotonic() - begun < 10
+    assert stand.bundle.returncode == 0
+    assert stand.presence.wait(mark=mark).data["connection"] == "offline"
+    assert stand.ask("get", "/jobs", timeout=5)[0] == 404  # at once, not after the ttl
+    stand.bundle.start()
+    assert stand.job(job["id"])["counts"]["sent"] == 1
 
 
-def test_a_kill_is_told_by_the_broker(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        mark = len(stand.presence.messages)
-        stand.bundle.kill()
-        assert stand.presence.wait(mark=mark).data["connection"] == "offline"
+def test_a_kill_is_told_by_the_broker(stand: Stand) -> None:
+    mark = len(stand.presence.messages)
+    stand.bundle.kill()
+    assert stand.presence.wait(mark=mark).data["connection"] == "offline"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("absent", ["broker", "controller"])
 def test_a_bundle_whose_broker_or_controller_is_away_stops_when_told(
-    tmp_path: Path, number: signal.Signals, absent: str
+    stand: Stand, number: signal.Signals, absent: str
 ) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        getattr(stand, absent).kill()
-        begun = time.monotonic()
-        stand.bundle.signal(number)
-        until(lambda: not stand.bundle.running, 20)
-        assert time.monotonic() - begun < 10
-        assert stand.bundle.returncode == 0
+    getattr(stand, absent).kill()
+    begun = time.monotonic()
+    stand.bundle.signal(number)
+    until(lambda: not stand.bundle.running, 20)
+    assert time.monotonic() - begun < 10
+    assert stand.bundle.returncode == 0
 
 
-def test_a_second_bundle_on_the_same_data_is_refused(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        second = subprocess.run(
-            [sys.executable, str(REPOSITORY / "index.py")], env=stand.bundle.env, capture_output=True, text=True, timeout=60
-        )
-        assert second.returncode == 1
-        assert f"is in use by process {stand.bundle.pid}; one puppetmaster per data folder" in second.stderr
-        assert "Traceback" not in second.stderr
-        assert stand.ask("get", "/jobs")[0] == 200
-        stand.bundle.kill()
-        stand.bundle.start()  # the lock of who was killed holds nobody up
+def test_a_second_bundle_on_the_same_data_is_refused(stand: Stand) -> None:
+    second = subprocess.run(
+        [sys.executable, str(REPOSITORY / "index.py")], env=stand.bundle.env, capture_output=True, text=True, timeout=60
+    )
+    assert second.returncode == 1
+    assert f"is in use by process {stand.bundle.pid}; one puppetmaster per data folder" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert stand.ask("get", "/jobs")[0] == 200
+    stand.bundle.kill()
+    stand.bundle.start()  # the lock of who was killed holds nobody up
 
 
 # Frozen
 
 
-def test_a_bundle_that_is_frozen_for_longer_than_its_deadlines_goes_on(tmp_path: Path) -> None:
-    with Stand(tmp_path, broker_extra=QUICK) as stand:
-        fleet = stand.fleet("dev", 300, latency="0.05-0.3")
-        job = stand.create_job(job_for(fleet, concurrency=40, requestTimeout=2, retry=PATIENT))
-        wait_done(stand, job, 60)
-        for _ in range(2):
-            stand.bundle.signal(signal.SIGSTOP)
-            frozen = time.monotonic()
-            until(lambda frozen=frozen: time.monotonic() - frozen > 3.0)
-            stand.bundle.signal(signal.SIGCONT)
-            assert stand.ask("get", "/jobs?limit=0", timeout=30)[0] == 200
-        assert_nothing_lost(stand, job)
+def test_a_bundle_that_is_frozen_for_longer_than_its_deadlines_goes_on(stand: Stand, fleet: Fleet) -> None:
+    job = stand.create_job(job_for(fleet, concurrency=40, requestTimeout=2, retry=PATIENT))
+    wait_done(stand, job, 60)
+    for _ in range(2):
+        stand.bundle.signal(signal.SIGSTOP)
+        frozen = time.monotonic()
+        until(lambda frozen=frozen: time.monotonic() - frozen > 3.0)
+        stand.bundle.signal(signal.SIGCONT)
+        assert stand.ask("get", "/jobs?limit=0", timeout=30)[0] == 200
+    assert_nothing_lost(stand, job)
 
 
 # Disk full
