@@ -1008,6 +1008,21 @@ def test_a_job_made_and_removed_before_it_was_saved_leaves_nothing_to_save() -> 
     assert {job_id: change for job_id, (change, _) in effects.changes.items()} == {job.id: Change.REMOVED}
 
 
+def test_a_job_that_could_not_be_saved_is_taken_back_and_nobody_is_told() -> None:
+    run = Run()
+    job = run.job(["a", "b"], key="k")
+    for step_first in (False, True):
+        if step_first:
+            run.step()
+            run.told.clear()
+        run.engine.revoke(job.id, run.now)
+        assert run.step() == []
+        assert run.told == []
+        assert (run.engine.jobs, run.engine.requests, run.engine.out_count) == ({}, {}, 0)
+        assert (run.disk.jobs, run.disk.requests, run.disk.messages) == ({}, {}, {})
+        job = run.job(["a", "b"], key="k")
+
+
 def test_an_answer_to_a_removed_job_is_unknown() -> None:
     run = Run()
     job = run.job(["a"])

@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -123,6 +124,22 @@ def test_another_encoding_does_not_hide_how_deep_a_message_nests(encoding: str) 
         guard.check(text.encode(encoding))
 
 
+UNSENDABLE: list[dict[str, Any]] = [
+    {"resource": "/jobs/\ud800"}, {"method": "\udfff"}, {"tunnel": "\ud800"}, {"sign": ["\ud800"]}, {"id": 10**30},
+    {"id": -(2**64)}, {"code": 2**64}, {"sign": [2**70]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", UNSENDABLE, ids=range(len(UNSENDABLE)))
+def test_an_envelope_that_no_answer_could_carry_is_not_let_through_and_not_answered(fields: dict[str, Any]) -> None:
+    # An answer echoes it, and the failure to write the answer would end the connection of the control plane.
+    with pytest.raises(NotAMessage):
+        guard.check(raw(**fields))
+    twice = raw(**fields)[:-1] + b',"data":{"a":1,"a":2}}'
+    with pytest.raises(NotAMessage):
+        guard.check(twice)
+
+
 def test_a_text_that_never_ends_is_looked_at_in_no_time() -> None:
     started = time.perf_counter()
     with pytest.raises(NotAMessage):
@@ -157,6 +174,7 @@ def test_any_bytes_are_a_message_or_dropped_or_refused(payload: bytes) -> None:
     assert isinstance(message["resource"], str)
     assert type(message.get("id", 0)) is int
     assert isinstance(message.get("sign", []), list)
+    orjson.dumps({name: value for name, value in message.items() if name != "data"})
 
 
 @given(st.data(), st.binary(min_size=1, max_size=4))

@@ -348,10 +348,9 @@ def test_a_kill_is_told_by_the_broker(stand: Stand) -> None:
     assert stand.presence.wait(mark=mark).data["connection"] == "offline"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("absent", ["broker", "controller"])
+@pytest.mark.parametrize(("absent", "number"), [("broker", signal.SIGTERM), ("controller", signal.SIGINT)])
 def test_a_bundle_whose_broker_or_controller_is_away_stops_when_told(
-    stand: Stand, number: signal.Signals, absent: str
+    stand: Stand, absent: str, number: signal.Signals
 ) -> None:
     getattr(stand, absent).kill()
     begun = time.monotonic()
