@@ -168,6 +168,8 @@ class Bus:
         self._unacknowledged: dict[int, _Publication] = {}
         self._capacity = MAX_UNACKNOWLEDGED
         self._version = MQTTv50
+        self._best_version = MQTTv311
+        """What the broker is known to speak: one that only stalled is not spoken to in the older one for ever."""
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._idle = asyncio.Event()
@@ -275,6 +277,7 @@ class Bus:
                 delay, last_reason = FIRST_DELAY, ""
                 await self._lost.wait()
                 self._broken()
+                self._version = self._best_version
                 reason = "the connection broke"
             if reason != last_reason:
                 logger.warning("broker at %s: %s; trying again", self.address, reason)
@@ -353,6 +356,7 @@ class Bus:
 
     def _established(self) -> None:
         self.connected = True
+        self._best_version = max(self._best_version, self._version)
         self._capacity = MAX_UNACKNOWLEDGED
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())

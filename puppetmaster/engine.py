@@ -8,6 +8,7 @@ service takes with :meth:`Engine.drain` and carries out in the order save, publi
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
@@ -27,6 +28,13 @@ from puppetmaster.states import (
     next_status,
 )
 from puppetmaster.window import NEVER, Window, pace
+
+_ENDINGS = {
+    JobEvent.CANCEL: "its job was canceled",
+    JobEvent.ABORT: "its job was aborted",
+    JobEvent.EXPIRE: "its job ran out of time",
+}
+"""Why a request ends with its job."""
 
 
 class Engine:
@@ -158,6 +166,7 @@ class Engine:
         self._watch_deadline(job)
         self._window.wake(job)
         self._changed(job)
+        self._check_abort(job, now)
         return job
 
     def remove(self, job_id: int, now: float) -> Job:
@@ -364,16 +373,20 @@ class Engine:
 
     def _watch_deadline(self, job: Job) -> None:
         deadline = job.deadline
-        if deadline is not None and deadline != job.deadline_timer:
+        if deadline is not None and deadline < job.deadline_timer:
             job.deadline_timer = deadline
             self._at(deadline, self._deadline, job.id)
 
     def _deadline(self, job_id: int, now: float) -> None:
         job = self.jobs.get(job_id)
-        # The timer may be from before its limits changed.
-        if job is not None and not job.is_final and job.deadline is not None and job.deadline <= now:
+        if job is None or job.is_final:
+            return
+        job.deadline_timer = NEVER
+        if job.deadline is not None and job.deadline <= now:
             reason = f"not done within {job.limits.timeout:g} s"
             self._end_job(job, JobEvent.EXPIRE, RequestEvent.EXPIRE, reason, now)
+        else:
+            self._watch_deadline(job)  # its limits have changed since
 
     def _move_job(self, job: Job, event: JobEvent, reason: str) -> None:
         job.status = next_status("job", JOB_TRANSITIONS, job.status, event)
@@ -391,7 +404,7 @@ class Engine:
         for request_id in job.request_ids:
             request = self.requests[request_id]
             if not request.is_final:
-                self._end(request, request_event, now, reason=f"the job was {job.status.value}: {reason}")
+                self._end(request, request_event, now, reason=f"{_ENDINGS[event]}: {reason}")
         self._close(job, now)
 
     def _finish(self, job: Job, now: float) -> None:
@@ -421,16 +434,10 @@ class Engine:
 
     def _job_of(self, request_id: int) -> Job | None:
         """The job that a request belongs to; only asked for requests that are no longer held."""
-        # Jobs lie in the order of their ids, and a job's requests follow its own id, so the last job before it is it.
-        low, high = 0, len(self.jobs)
+        # Jobs lie in the order of their ids, and a job's requests follow its own id: it is the last job before it.
         ids = list(self.jobs)
-        while low < high:
-            middle = (low + high) // 2
-            if ids[middle] <= request_id:
-                low = middle + 1
-            else:
-                high = middle
-        job = self.jobs[ids[low - 1]] if low else None
+        place = bisect_right(ids, request_id)
+        job = self.jobs[ids[place - 1]] if place else None
         return job if job is not None and request_id in job.request_ids else None
 
     # Requests
@@ -506,7 +513,11 @@ class Engine:
             self._advance(request)
         if job.done_count == job.total_count:
             self._finish(job, now)
-        elif job.limits.abort is not None and job.limits.abort.reached(job.failed_count, job.done_count):
+        else:
+            self._check_abort(job, now)
+
+    def _check_abort(self, job: Job, now: float) -> None:
+        if job.limits.abort is not None and job.limits.abort.reached(job.failed_count, job.done_count):
             reason = f"{job.failed_count} of {job.done_count} ended requests failed"
             self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, reason, now)
 

@@ -100,8 +100,8 @@ class Job:
     """When its rate allows the next request."""
     rate_timer: float = 0.0
     """The time that the engine last asked to be woken at for it."""
-    deadline_timer: float = 0.0
-    """The same for its deadline."""
+    deadline_timer: float = float("inf")
+    """The same for its deadline; the earliest, if its limits change."""
     runnable: bool = False
     """Whether the scheduler has it in its ring."""
 

@@ -54,8 +54,6 @@ ANSWER_MARGIN = 8192
 """Bytes of an answer that are neither its list nor a caller's texts: the job's fields and the message around it."""
 
 
-_ANSWERED = frozenset({Verdict.APPLIED, Verdict.DUPLICATE, Verdict.LATE})
-
 _T = TypeVar("_T")
 
 
@@ -187,10 +185,9 @@ class Service:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
             logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
-        if verdict in _ANSWERED:
-            # Also for what the broker sent again: the first of the two may not be on disk yet.
-            self._work.set()
-            await asyncio.shield(self._batch.durable)
+        # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
+        self._work.set()
+        await asyncio.shield(self._batch.durable)
 
     # Jobs
 
@@ -299,12 +296,7 @@ class Service:
         if ids_bytes + len(encode([spec.name, spec.labels])) > MAX_BUS_BYTES - ANSWER_MARGIN:
             raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
         job, created = self._engine.submit(spec, self._now())
-        try:
-            await self._saved()
-        except StoreUnavailable:
-            if created and job.id in self._engine.jobs:
-                self._engine.revoke(job.id, self._now())
-            raise
+        await self._saved()
         if not created and job.id not in self._engine.jobs:
             raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
@@ -457,8 +449,7 @@ class Service:
             if request.is_out and request.attempt == attempt:
                 self._outlet.send(request, attempt)
         for change, job_id, document in batch.changes:
-            if document is None or job_id in self._engine.jobs:
-                self._outlet.tell(change, job_id, document)
+            self._outlet.tell(change, job_id, document)
 
     def _store_failed(self, unsaved: list[_Batch], reason: str) -> None:
         if reason != self.unavailable:
@@ -467,8 +458,16 @@ class Service:
         self._engine.link(False)
         for batch in unsaved:
             if not batch.saved.done():
+                self._revoke_created(batch)
                 batch.saved.set_exception(StoreUnavailable(reason))
                 batch.saved.exception()  # it is no fault when nobody waits for it
+
+    def _revoke_created(self, batch: _Batch) -> None:
+        """Take back the jobs of callers who are told now that it failed; nobody else has heard of them."""
+        created = {job_id for change, job_id, _ in batch.changes if change is Change.CREATED}
+        for job_id in created & self._engine.jobs.keys():
+            self._engine.revoke(job_id, self._now())
+        batch.changes = [entry for entry in batch.changes if entry[1] not in created]
 
     def _store_works(self) -> None:
         if self.unavailable:

@@ -44,11 +44,15 @@ class RequestEvent(str, Enum):
     PROGRESS = "progress"
     """The device answered 102."""
     RESOLVE = "resolve"
+    """The device answered 200 to 299."""
     FAIL = "fail"
+    """The device answered another code, and no attempt follows."""
     RETRY = "retry"
     """An attempt came to nothing and another one follows."""
     EXPIRE = "expire"
+    """No answer came in time, and no attempt follows; or its job ran out of time."""
     CANCEL = "cancel"
+    """Somebody called it off, or its job ended without it."""
 
 
 _ENDINGS: dict[RequestEvent, RequestStatus] = {
@@ -115,11 +119,15 @@ class JobEvent(str, Enum):
     WAIT = "wait"
     """Somebody resumed it before its start time."""
     PAUSE = "pause"
+    """Somebody paused it."""
     FINISH = "finish"
     """The last of its requests ended."""
     CANCEL = "cancel"
+    """Somebody called it off."""
     ABORT = "abort"
+    """Its abort threshold was reached."""
     EXPIRE = "expire"
+    """Its deadline came."""
 
 
 JOB_TRANSITIONS: dict[JobStatus, dict[JobEvent, JobStatus]] = {

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
 from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of
 
@@ -95,6 +97,11 @@ def _envelope(message: dict[str, Any]) -> dict[str, Any]:
             raise NotAMessage(f"its {name} is of a wrong type")
     if not {"method", "resource"} <= envelope.keys():
         raise NotAMessage("it has no method or no resource")
+    try:
+        orjson.dumps({name: value for name, value in envelope.items() if name != "data"})
+    except TypeError:
+        # Lone surrogates and numbers over 64 bits: the library reads them, and nothing can answer them.
+        raise NotAMessage("no answer could carry its envelope") from None
     return envelope
 
 

@@ -99,8 +99,9 @@ class Remote(Sanji):
 
 seen = set()
 host, port = os.environ["REMOTE_BROKER"].split(":")
-folder = os.environ["BUNDLE_FOLDER"]
-Remote(bundle=Bundle(bundle_dir=folder), connection=Mqtt(host, int(port))).start()
+bundle = Bundle(bundle_dir="", load=False)
+bundle.profile = profile
+Remote(bundle=bundle, connection=Mqtt(host, int(port))).start()
 '''
 
 
@@ -113,10 +114,7 @@ class SdkBundle:
         listen = wire.listen if wire is not None else stand.listen
         self.said = listen(f"/said/{name}")
         profile = {"name": name, **PROFILE, "resources": [{"resource": resource} for resource in resources]}
-        folder = stand.folder / f"{name}-bundle"
-        folder.mkdir()
-        (folder / "bundle.json").write_text(json.dumps(profile))
-        env = {"BUNDLE": json.dumps(profile), "BUNDLE_FOLDER": str(folder), "REMOTE_BROKER": f"127.0.0.1:{port or stand.port}"}
+        env = {"BUNDLE": json.dumps(profile), "REMOTE_BROKER": f"127.0.0.1:{port or stand.port}"}
         self.part = stand.program(name, [sys.executable, str(script)], env)
         self.said.wait(is_ready)
 
@@ -222,6 +220,7 @@ def test_a_controller_that_restarts_in_the_middle_loses_no_request_to_the_remote
     remote.said.wait(lambda heard: heard.data.get("destination") == "slow-r5")
     stand.controller.restart(kill=True)
     remote.restart()
+    stand.until_answered(stand.bundle, "/jobs?limit=0", lambda code: code == 200)
     ended = stand.wait_job(job["id"])
     assert ended["finishCount"] == 25, ended
     assert_adds_up(ended)
@@ -469,4 +468,4 @@ def test_requests_at_another_quality_of_service_are_answered_as_well(tmp_path: P
         second = stand.run_job({"destinations": fleet.names[:20], "message": message(), "requestTimeout": 4, "retry": retry})
         assert second["finishCount"] == 20
         stand.controller.restart()
-        stand.until_answered(stand.bundle, "/jobs", lambda code: code == 200)
+        stand.until_answered(stand.bundle, "/jobs?limit=0", lambda code: code == 200)
