@@ -76,8 +76,8 @@ class _Batch:
 
     saved: asyncio.Future[None]
     """Fails when the first attempt to save does."""
-    durable: asyncio.Future[None]
-    """Done when it is on disk, however long that takes."""
+    durable: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is on disk, however long that takes."""
     filled: bool = False
     """Whether there is anything in it."""
     sends: list[tuple[Request, int]] = field(default_factory=list)
@@ -187,7 +187,7 @@ class Service:
             logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
         # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
         self._work.set()
-        await asyncio.shield(self._batch.durable)
+        await self._batch.durable.wait()
 
     # Jobs
 
@@ -477,8 +477,7 @@ class Service:
             self._work.set()
 
     def _new_batch(self) -> _Batch:
-        loop = asyncio.get_running_loop()
-        return _Batch(saved=loop.create_future(), durable=loop.create_future())
+        return _Batch(saved=asyncio.get_running_loop().create_future())
 
     def _load_job(self, job_id: int, document: Document) -> Job:
         return job_from_document(job_id, document, self._store.get(MESSAGES, job_id) or {"messages": []})
@@ -490,6 +489,6 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _settle(batch: _Batch) -> None:
-    for future in (batch.saved, batch.durable):
-        if not future.done():
-            future.set_result(None)
+    batch.durable.set()
+    if not batch.saved.done():
+        batch.saved.set_result(None)
