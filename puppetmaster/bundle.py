@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,11 +24,17 @@ from puppetmaster.store import Store, TinyStore
 from puppetmaster.times import Clock
 from puppetmaster.tunnels import Tunnels
 from puppetmaster.version import __version__
-from puppetmaster.wire import Codec, DeviceTunnel, RemoteBundle
+from puppetmaster.wire import Codec, DeviceTunnel, RemoteBundle, answer_topic
 
 logger = logging.getLogger(__name__)
 
 DAY = 86400.0
+
+FACTORY = Path(__file__).resolve().parent.parent / "data" / "puppetmaster.json.factory"
+"""What a new installation starts from; a package without a repository around it starts empty."""
+
+TUNNEL_BYTES = 63
+"""The longest tunnel that a Sanji controller answers to."""
 
 
 def run(settings: Settings) -> int:
@@ -50,6 +57,9 @@ async def _run(settings: Settings) -> int:
 
 def _open(data: Path) -> TinyStore:
     data.mkdir(parents=True, exist_ok=True)
+    factory = data / FACTORY.name
+    if FACTORY.is_file() and not factory.exists() and not (data / "puppetmaster.json").exists():
+        shutil.copyfile(FACTORY, factory)
     return TinyStore.open(data)
 
 
@@ -63,7 +73,11 @@ async def _serve(settings: Settings, store: Store) -> int:
         window=1 if through_controller else settings.window,
         retention=Retention(age=settings.keep_days * DAY, jobs=settings.keep_jobs, requests=settings.keep_requests),
     )
-    reader = JobReader(request_timeout=settings.request_timeout, max_requests=settings.max_requests)
+    reader = JobReader(
+        request_timeout=settings.request_timeout,
+        max_requests=settings.max_requests,
+        max_destination_bytes=TUNNEL_BYTES - len(answer_topic("", instance)) if through_controller else None,
+    )
     service = Service(store=store, engine=engine, reader=reader, outlet=tunnels, now=Clock().now)
     tunnels.serve(service)
     service.load(instance)
@@ -87,8 +101,9 @@ async def _serve(settings: Settings, store: Store) -> int:
     await edge.close()
     connecting.cancel()
     await asyncio.gather(connecting, return_exceptions=True)
-    await tunnels.close()
+    # The last changes are saved before they are told, and told before we leave.
     await service.close()
+    await tunnels.close()
     return 1 if failed else 0
 
 

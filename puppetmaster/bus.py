@@ -8,6 +8,7 @@ broker takes at a time. The Sanji SDK has a connection of its own (:mod:`puppetm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections import deque
@@ -36,8 +37,11 @@ CONNECT_TIMEOUT = 10.0
 MQTT5_TIMEOUT = 2.0
 """Seconds after which a broker that says nothing to MQTT 5 is spoken to in 3.1.1: amqtt leaves us waiting."""
 
-FIRST_DELAY, MAX_DELAY = 0.1, 5.0
-"""Seconds between attempts to connect: the first, doubled each time up to the last."""
+FIRST_DELAY, SECOND_DELAY, MAX_DELAY = 0.1, 0.5, 5.0
+"""Seconds between attempts to connect: the first, the next where connections break at once, doubled up to the last."""
+
+STEADY = 10.0
+"""Seconds after which a connection counts as one that holds."""
 
 SESSION_EXPIRY = 7 * 24 * 3600
 """Seconds that the broker keeps a persistent session for us (MQTT 5)."""
@@ -48,6 +52,9 @@ MAX_PACKET = 4 * 1024 * 1024
 
 MAX_UNACKNOWLEDGED = 60_000
 """Messages that may be on their way to a broker that sets no limit itself; there are 65,535 packet ids."""
+
+REFUSED = 0x80
+"""From this code on a broker's answer is a no."""
 
 _REFUSED_VERSION = (1, 132)
 
@@ -254,7 +261,7 @@ class Bus:
             return
         try:
             await asyncio.wait_for(self._send_subscribe(self._client, [topic]), CONNECT_TIMEOUT)
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, OverflowError):
             raise BusError(f"the broker did not confirm the subscription to {topic}") from None
 
     async def unsubscribe(self, topic: str) -> None:
@@ -263,20 +270,24 @@ class Bus:
             return
         self._topics.remove(topic)
         if self.connected and self._client is not None:
-            self._client.unsubscribe(topic)
+            with contextlib.suppress(OverflowError):  # its session is clean, or the topic ends with the program
+                self._client.unsubscribe(topic)
 
     # The connection
 
     async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
         delay, last_reason = FIRST_DELAY, ""
         while True:
             client = self._make_client()
             reason = await self._connect(client)
             if not reason:
                 logger.info("connected to the broker at %s as %s", self.address, self.client_id)
-                delay, last_reason = FIRST_DELAY, ""
+                since, last_reason = loop.time(), ""
                 await self._lost.wait()
                 self._broken()
+                # One that breaks at once has a rival with the same client id: two of them must not chase each other.
+                delay = FIRST_DELAY if loop.time() - since > STEADY else max(delay, SECOND_DELAY)
                 self._version = self._best_version
                 reason = "the connection broke"
             if reason != last_reason:
@@ -329,12 +340,17 @@ class Bus:
                 await asyncio.wait_for(self._send_subscribe(client, self._topics), CONNECT_TIMEOUT)
         except asyncio.TimeoutError:
             return "it did not confirm the subscriptions"
+        except BusError as error:
+            return str(error)
         except gmqtt.mqtt.handler.MQTTConnectError as error:
             if getattr(error, "_code", None) in _REFUSED_VERSION:
                 self._other_version()
             return str(error)
         except (OSError, ValueError, OverflowError) as error:
             return str(error) or type(error).__name__
+        except Exception as error:  # the task must not end: nobody would connect again
+            logger.exception("a connection could not be made")
+            return type(error).__name__
         finally:
             for task in (connecting, lost):
                 task.cancel()
@@ -388,10 +404,13 @@ class Bus:
         if client is self._client:
             self._lost.set()
 
-    def _confirmed(self, client: object, mid: int, qos: object, properties: object) -> None:
+    def _confirmed(self, client: object, mid: int, granted: Sequence[int], properties: object) -> None:
         waiter = self._subscribed.pop(mid, None)
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            if any(code >= REFUSED for code in granted):
+                waiter.set_exception(BusError("it refuses a subscription; see its access rights"))
+            else:
+                waiter.set_result(None)
         self._pump()
 
     def _send_subscribe(self, client: _Client, topics: Sequence[str]) -> asyncio.Future[None]:

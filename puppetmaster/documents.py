@@ -21,7 +21,7 @@ JOBS, MESSAGES, REQUESTS, META = "jobs", "messages", "requests", "meta"
 """The tables. Jobs and their messages have the job's id, requests their own."""
 
 META_ID = 1
-"""The one document of the meta table: ``{instance, nextId}``."""
+"""The one document of the meta table: ``{instance, nextId, stopped}``; the last tells a stop from a kill."""
 
 
 def job_to_document(job: Job) -> Document:
@@ -106,6 +106,8 @@ def request_to_document(request: Request) -> Document:
         document["reason"] = request.reason
         document["progress"] = request.progress
         document["sentAt"] = request.sent_at
+    if request.retry_at:
+        document["retryAt"] = request.retry_at
     if request.finished_at is not None:
         document["finishedAt"] = request.finished_at
         document["code"] = request.code
@@ -123,6 +125,7 @@ def request_from_document(request_id: int, document: Mapping[str, Any], job: Job
         status=RequestStatus(document["status"]),
         reason=document.get("reason", "created"),
         attempt=document.get("attempt", 0),
+        retry_at=document.get("retryAt", 0.0),
         progress=document.get("progress", 0),
         sent_at=document.get("sentAt"),
         finished_at=document.get("finishedAt"),

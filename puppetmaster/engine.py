@@ -29,12 +29,18 @@ from puppetmaster.states import (
 )
 from puppetmaster.window import NEVER, Window, pace
 
-_ENDINGS = {
+_WITH_ITS_JOB = {
     JobEvent.CANCEL: "its job was canceled",
     JobEvent.ABORT: "its job was aborted",
     JobEvent.EXPIRE: "its job ran out of time",
 }
 """Why a request ends with its job."""
+
+IN_FLIGHT = "was used"
+"""What a Sanji controller's 403 says when it still works on a request with the same id (``'id' was used``)."""
+
+ASK_AGAIN = 1.0
+"""Seconds until a request that is in flight already is asked for again."""
 
 
 class Engine:
@@ -60,7 +66,8 @@ class Engine:
         self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id))
         self._timers: list[tuple[float, int, Callable[[int, float], None], int]] = []
         self._timer_count = 0
-        self._in_doubt_below = 0
+        self._in_doubt: list[Request] = []
+        """What an earlier life may have sent, and is to be sent again when there is a link."""
 
     # What the service asks for
 
@@ -78,6 +85,10 @@ class Engine:
     def out_count(self) -> int:
         """How many requests are out."""
         return len(self._window.out)
+
+    def out(self) -> list[Request]:
+        """The requests that are out."""
+        return list(self._window.out.values())
 
     def job(self, job_id: int) -> Job:
         """The job with this id.
@@ -221,14 +232,16 @@ class Engine:
             return Verdict.FOREIGN
         if request.is_final:
             return Verdict.DUPLICATE if request.code is not None else Verdict.LATE
-        if request.attempt == 0 and not self._in_doubt(request):
+        if request.attempt == 0:
             return Verdict.UNKNOWN
         if code == 102:
             return self._progress(request, data, now)
         if 200 <= code < 300:
             self._end(request, RequestEvent.RESOLVE, now, code=code, result=data, reason=f"answered {code}")
             return Verdict.APPLIED
-        if request.job.limits.retry.covers(code, _message_of(data)):
+        if code == 403 and IN_FLIGHT in _message_of(data):
+            return self._ask_again(request, now)
+        if code in request.job.limits.retry.on:
             if not request.is_out:
                 return Verdict.DUPLICATE  # the attempt that it speaks of is over already
             if self._retry(request, now, f"answered {code}"):
@@ -236,15 +249,11 @@ class Engine:
         self._fail(request, now, code, data, f"answered {code}")
         return Verdict.APPLIED
 
-    def _in_doubt(self, request: Request) -> bool:
-        """Whether an earlier life may have sent a request without having noted it."""
-        return request.id < self._in_doubt_below and request.job.started_at is not None
-
-    def refuse_answer(self, destination: str, reason: str, now: float) -> Verdict:
-        """An answer that can't be read because of its size ends what is out to its destination, with code 413."""
+    def refuse_answer(self, destination: str, request_id: int, reason: str, now: float) -> Verdict:
+        """An answer that is too large to be read ends its request with code 413, if that is still out."""
         request = self._window.busy.get(destination)
-        if request is None:
-            return Verdict.UNKNOWN
+        if request is None or request.id != request_id:
+            return Verdict.LATE if self._job_of(request_id) else Verdict.UNKNOWN
         self._fail(request, now, 413, {"message": reason}, reason)
         return Verdict.APPLIED
 
@@ -252,15 +261,16 @@ class Engine:
         """Tell whether the broker can be reached; nothing is sent while it can't."""
         self._link_up = up
 
-    def resend(self, now: float, only: Callable[[str], bool] | None = None) -> int:
-        """Send what is out once more, with its id: the broker, or the controller, has lost its memory of it.
+    def resend(self, only: Callable[[Request], bool] | None = None) -> int:
+        """Send what is out once more, with its id: the broker, or the controller, may have lost its memory of it.
 
-        :param only: chooses by destination.
+        :param only: chooses; none takes all.
         :returns: how many.
         """
-        chosen = [request for request in self._window.out.values() if only is None or only(request.destination)]
+        chosen = [request for request in self._window.out.values() if only is None or only(request)]
         for request in chosen:
             self._effects.sends.append((request, request.attempt))
+        self._in_doubt = [request for request in self._in_doubt if request.is_out and request not in chosen]
         return len(chosen)
 
     # Inputs: time
@@ -273,6 +283,8 @@ class Engine:
         for overdue in self._window.overdue(now):
             if overdue.is_out:  # an earlier one may have ended its job
                 self._time_out(overdue, now)
+        if self._link_up and self._in_doubt:
+            self.resend(self._in_doubt.__contains__)
         while self._link_up and (request := self._window.next_request(now)) is not None:
             self._send(request, now)
 
@@ -285,8 +297,8 @@ class Engine:
     def restore(self, jobs: Iterable[Job], requests: Iterable[Request], next_id: int, now: float) -> None:
         """Take over what was stored, in any order: jobs, and the requests of those that have not ended.
 
-        What was sent waits for its answer. What was created may have been published just before the end, so that an
-        answer to it is as good as any; it is sent (again) when its turn comes.
+        What was sent waits for its answer. What was about to be sent, or was without our knowing it, is sent again with
+        its id. What waited for its next attempt goes on waiting.
         """
         for job in sorted(jobs, key=lambda job: job.id):
             self.jobs[job.id] = job
@@ -299,7 +311,7 @@ class Engine:
             self.requests[request.id] = request
             request.job.counts[request.status] += 1
             request.job.progress_sum += request.progress
-        self.next_id = self._in_doubt_below = max(next_id, FIRST_ID)
+        self.next_id = max(next_id, FIRST_ID)
         for job in [job for job in self.jobs.values() if not job.is_final]:
             self._restore_job(job, now)
 
@@ -312,13 +324,10 @@ class Engine:
         for request in own:
             if request.destination in seen:
                 continue
-            if request.status in REQUEST_OUT:
-                self._window.enter(request, (request.sent_at or now) + request.message.timeout)
             if not request.is_final:
                 seen.add(request.destination)
                 request.is_head = True
-                if not request.is_out:
-                    job.ready.append(request)
+                self._restore_head(request, now)
         if job.start_at is not None and job.start_at > now and job.started_at is None:
             self._at(job.start_at, self._start_time, job.id)
         elif job.status is JobStatus.PENDING:
@@ -327,6 +336,18 @@ class Engine:
         self._window.wake(job)
         if job.done_count == job.total_count:
             self._finish(job, now)
+
+    def _restore_head(self, request: Request, now: float) -> None:
+        if request.status in REQUEST_OUT:
+            self._window.enter(request, (request.sent_at or now) + request.message.timeout)
+        elif request.retry_at:
+            self._at(request.retry_at, self._ready_again, request.id)
+        elif request.attempt:
+            # It may have left or not; while that is in doubt, nothing else may go to its destination.
+            self._window.enter(request, now + request.message.timeout)
+            self._in_doubt.append(request)
+        else:
+            request.job.ready.append(request)
 
     # Jobs
 
@@ -404,7 +425,7 @@ class Engine:
         for request_id in job.request_ids:
             request = self.requests[request_id]
             if not request.is_final:
-                self._end(request, request_event, now, reason=f"{_ENDINGS[event]}: {reason}")
+                self._end(request, request_event, now, reason=f"{_WITH_ITS_JOB[event]}: {reason}")
         self._close(job, now)
 
     def _finish(self, job: Job, now: float) -> None:
@@ -480,9 +501,23 @@ class Engine:
         self._at(request.retry_at, self._ready_again, request.id)
         return True
 
+    def _ask_again(self, request: Request, now: float) -> Verdict:
+        """The device's controller still has an earlier copy of the request in flight: the same attempt goes on."""
+        if not request.is_out:
+            return Verdict.DUPLICATE
+        self._at(now + ASK_AGAIN, self._repeat, request.id)
+        return Verdict.APPLIED
+
+    def _repeat(self, request_id: int, now: float) -> None:
+        request = self._window.out.get(request_id)
+        if request is not None:
+            self._effects.sends.append((request, request.attempt))
+
     def _ready_again(self, request_id: int, now: float) -> None:
         request = self.requests.get(request_id)
-        if request is not None and request.status is RequestStatus.CREATED and not request.is_out:
+        # Several timers may be waiting for it, from before a restart or an attempt.
+        if request is not None and request.retry_at and request.retry_at <= now:
+            request.retry_at = 0.0
             request.job.ready.appendleft(request)
             self._window.wake(request.job)
 
@@ -507,6 +542,7 @@ class Engine:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
         self._set_progress(request, 100)
         request.code, request.result, request.finished_at = code, result, now
+        request.retry_at = 0.0
         if job.is_final:
             return  # the job takes its requests with it
         if request.is_head:
@@ -533,6 +569,9 @@ class Engine:
 
     def _send(self, request: Request, now: float) -> None:
         request.attempt += 1
+        request.retry_at = 0.0
+        # Saved before it is sent: after a kill it is known that this request may be out.
+        self._effects.requests[request.id] = request
         self._window.enter(request, now + request.message.timeout)
         pace(request.job, now)
         self._effects.sends.append((request, request.attempt))

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from puppetmaster.policies import MAX_SECONDS, destination_fault
 from puppetmaster.times import from_text, to_text
-from puppetmaster.wire import MAX_DEPTH
+from puppetmaster.wire import MAX_DATA_BYTES, MAX_DEPTH
 
 MAX_RESOURCE_BYTES = 1023
 """The controller's buffer for a resource."""
@@ -61,10 +61,10 @@ def data_fault(value: Any) -> str | None:
             children = item.values() if isinstance(item, dict) else item
             pending.extend((child, depth + 1) for child in children)
     try:
-        orjson.dumps(value)
+        size = len(orjson.dumps(value))
     except (TypeError, ValueError) as error:
         return str(error)
-    return None
+    return f"it has {size} bytes as JSON, and may have {MAX_DATA_BYTES}" if size > MAX_DATA_BYTES else None
 
 
 def _read_time(value: object) -> float:

@@ -234,11 +234,19 @@ class JobReader:
 
     :param request_timeout: seconds for each request of a job that names none.
     :param max_requests: how many requests a job may expand to.
+    :param max_destination_bytes: set where a controller carries the answers, for its buffer of a tunnel is short.
     """
 
-    def __init__(self, *, request_timeout: float = 3600.0, max_requests: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        request_timeout: float = 3600.0,
+        max_requests: int = 100_000,
+        max_destination_bytes: int | None = None,
+    ) -> None:
         self.request_timeout = request_timeout
         self.max_requests = max_requests
+        self.max_destination_bytes = max_destination_bytes
 
     def job(self, document: object) -> JobSpec:
         """What a body of POST /jobs asks for.
@@ -286,6 +294,15 @@ class JobReader:
             raise InvalidDocument(faults[:MAX_FAULTS])
         return [(item, item.destinations or [], item.timeout) for item in items]
 
+    def _check_destinations(self, batch: Sequence[tuple[MessagePart, list[str], float | None]]) -> None:
+        limit = self.max_destination_bytes
+        if limit is None:
+            return
+        long = [name for _, destinations, _ in batch for name in destinations if len(name.encode()) > limit]
+        if long:
+            message = f"the controller can't carry answers for more than {limit} bytes: {long[0]!r}"
+            raise InvalidDocument([Fault("destination", message)])
+
     def _spec(
         self,
         part: _JobPart,
@@ -295,6 +312,7 @@ class JobReader:
         total = sum(len(destinations) for _, destinations, _ in batch)
         if total > self.max_requests:
             raise TooLarge(f"the job has {total} requests, over the limit of {self.max_requests}; split it")
+        self._check_destinations(batch)
         default = request_timeout or self.request_timeout
         messages: dict[bytes, int] = {}
         expansion = []
@@ -368,4 +386,8 @@ def _identity(message: Message) -> bytes:
 
 def _fingerprint(spec: JobSpec) -> str:
     """The same for bodies that ask for the same, however they are spelled."""
-    return hashlib.sha256(orjson.dumps(spec, default=lambda codes: sorted(codes, key=str))).hexdigest()
+    return hashlib.sha256(orjson.dumps(spec, default=_listed_codes, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _listed_codes(codes: object) -> object:
+    return sorted(codes, key=str) if isinstance(codes, frozenset) else codes

@@ -168,6 +168,8 @@ class Request:
     """Why it is in its status, for people."""
     attempt: int = 0
     """How often it was handed to the broker; all attempts have the same id."""
+    retry_at: float = 0.0
+    """When the next attempt is due, while it waits for it; else 0."""
     progress: int = 0
     """0 to 100; whatever ended is at 100."""
     sent_at: float | None = None
@@ -181,8 +183,6 @@ class Request:
     # What only the engine uses, and what is not stored.
     deadline: float = 0.0
     """When the attempt that is out has taken too long."""
-    retry_at: float = 0.0
-    """When the next attempt is due, while it waits for it."""
     is_head: bool = False
     """Whether all requests before it in its job, to its destination, have ended."""
     is_out: bool = False

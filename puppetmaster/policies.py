@@ -22,6 +22,10 @@ _POISON = re.compile(f"[/+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_E
 TRANSIENT_CODES = frozenset({408, 423, 429, 503})
 """Answers that speak of the moment, not of the request: too slow, locked, too many, out of service."""
 
+REFUSALS = TRANSIENT_CODES - {408}
+"""Those by which nothing was done, so that trying again does no harm. A controller's 408 is silence: the work may be
+under way, and a bundle behind a controller does it a second time when asked again."""
+
 TIMEOUT: Literal["timeout"] = "timeout"
 
 
@@ -55,7 +59,7 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay: float = 60.0
     jitter: float = 0.5
-    on: frozenset[int | str] = field(default=TRANSIENT_CODES)
+    on: frozenset[int | str] = field(default=REFUSALS)
     """Answer codes, and ``"timeout"`` for silence."""
 
     def next_delay(self, attempt: int, random: float) -> float | None:
@@ -65,13 +69,6 @@ class RetryPolicy:
         # The exponent is bounded, for 2.0 ** 2000 is an OverflowError.
         grown = self.delay * self.factor ** min(attempt - 1, 64)
         return min(self.max_delay, grown) * (1.0 - self.jitter * random)
-
-    def covers(self, code: int, message: str) -> bool:
-        """Whether an answer with this code calls for another attempt.
-
-        A controller answers 403 ``'id' was used`` while it still works on an earlier attempt: that is transient too.
-        """
-        return code in self.on or (code == 403 and "was used" in message)
 
 
 DEFAULT_RETRY = RetryPolicy()

@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from puppetmaster import queries, views
@@ -106,6 +107,7 @@ class Service:
         self._work = asyncio.Event()
         self._saved_next_id = 0
         self._next_retire = 0.0
+        self._was_killed = False
         self._closing = False
         self._committing = False
         self._batch = self._new_batch()
@@ -124,7 +126,10 @@ class Service:
             for request_id, document in self._store.scan(REQUESTS, job.request_ids)
         ]
         self._engine.restore(jobs.values(), requests, meta.get("nextId", 0), self._now())
-        self._store.put(META, {META_ID: {**meta, "instance": instance, "nextId": self._engine.next_id}})
+        self._was_killed = not meta.get("stopped", True)
+        self._store.put(
+            META, {META_ID: {**meta, "instance": instance, "nextId": self._engine.next_id, "stopped": False}}
+        )
         self._saved_next_id = self._engine.next_id
         logger.info("%d jobs in the store, %d of them unfinished, %d requests out", len(jobs), len(live),
                     self._engine.out_count)
@@ -132,7 +137,11 @@ class Service:
     def start(self) -> None:
         """Begin to work."""
         for job_id, document in self._store.scan(JOBS):
-            self._outlet.retain(job_id, document)
+            # After a kill nobody knows what was still told; after a stop everything was.
+            if self._was_killed or not self._engine.jobs[job_id].is_final:
+                self._outlet.tell(Change.CHANGED, job_id, document)
+            else:
+                self._outlet.retain(job_id, document)
         self._cycle = asyncio.create_task(self._run(), name="service-cycle")
         self._work.set()
 
@@ -141,12 +150,13 @@ class Service:
         if self._cycle is None:
             return
         self._closing = True
-        self._work.set()
+        self.link(False)
         try:
             await asyncio.wait_for(self._cycle, 10.0)
         except asyncio.TimeoutError:
             logger.error("stopped with changes that the store could not write: %s", self.unavailable)
         self._cycle = None
+        self._store.put(META, {META_ID: {**(self._store.get(META, META_ID) or {}), "stopped": True}})
 
     @property
     def cycle(self) -> asyncio.Task[None] | None:
@@ -161,11 +171,15 @@ class Service:
         self._engine.link(up and not self.unavailable)
         self._work.set()
 
-    def resend(self, only: Callable[[str], bool] | None = None) -> int:
-        """Send what is out once more: the broker, or the controller, has lost it. Returns how many."""
-        count = self._engine.resend(self._now(), only)
+    def resend(self, only: Callable[[Request], bool] | None = None) -> int:
+        """Send what is out once more: the broker, or the controller, may have lost it. Returns how many."""
+        count = self._engine.resend(only)
         self._work.set()
         return count
+
+    def out(self) -> list[Request]:
+        """The requests that are out."""
+        return self._engine.out()
 
     def accepted(self, request: Request, attempt: int) -> None:
         """The broker has a request."""
@@ -177,11 +191,12 @@ class Service:
         verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
         await self._settle(verdict, answer.destination, answer.request_id)
 
-    async def refuse_answer(self, destination: str, reason: str) -> None:
+    async def refuse_answer(self, destination: str, request_id: int, reason: str) -> None:
         """A device answered with more than can be taken; returns when that is on disk."""
-        await self._settle(self._engine.refuse_answer(destination, reason, self._now()), destination, None)
+        verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
+        await self._settle(verdict, destination, request_id)
 
-    async def _settle(self, verdict: Verdict, destination: str, request_id: int | None) -> None:
+    async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> None:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
             logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
@@ -339,26 +354,27 @@ class Service:
         statuses: list[RequestStatus] | None,
         destinations: list[str] | None,
     ) -> list[View]:
-        wanted_statuses = None if statuses is None else {status.value for status in statuses}
-        found: list[View] = []
-        skip = page.offset
-        for count, (request_id, document) in enumerate(self._store.scan(REQUESTS, ids)):
-            if len(found) == page.limit:
-                break
-            if count % SCAN_CHUNK == SCAN_CHUNK - 1:
-                await asyncio.sleep(0)
-            if wanted_statuses is not None and document["status"] not in wanted_statuses:
-                continue
-            if destinations is not None and document["destination"] not in destinations:
-                continue
-            job = self._engine.jobs.get(document["job"])
-            if job is None:
-                continue  # removed since the scan began
-            if skip:
-                skip -= 1
-                continue
-            found.append(views.request_view(request_id, document, job))
-        return found
+        if statuses is None and destinations is None:
+            return self._request_views(islice(ids, page.offset, page.offset + page.limit))
+        wanted = None if statuses is None else {status.value for status in statuses}
+        matching: list[int] = []
+        rest = iter(ids)
+        while len(matching) < page.offset + page.limit and (chunk := list(islice(rest, SCAN_CHUNK))):
+            matching += [
+                request_id
+                for request_id, document in self._store.scan(REQUESTS, chunk)
+                if (wanted is None or document["status"] in wanted)
+                and (destinations is None or document["destination"] in destinations)
+            ]
+            await asyncio.sleep(0)
+        return self._request_views(matching[page.offset : page.offset + page.limit])
+
+    def _request_views(self, ids: Iterable[int]) -> list[View]:
+        return [
+            views.request_view(request_id, document, self._engine.jobs[document["job"]])
+            for request_id, document in self._store.scan(REQUESTS, ids)
+            if document["job"] in self._engine.jobs
+        ]
 
     def _request_view(self, request_id: int) -> View:
         document = self._store.get(REQUESTS, request_id)
@@ -373,9 +389,11 @@ class Service:
         unsaved: list[_Batch] = []
         while not (self._closing and not self._batch.filled and not unsaved and not self._work.is_set()):
             await self._wait_for_work()
-            unsaved.append(self._take_batch())
-            if not any(batch.filled for batch in unsaved):
-                _settle(unsaved.pop())
+            self._advance()
+            if self._batch.filled:
+                unsaved.append(self._take_batch())
+            if not unsaved:
+                _settle(self._take_batch())
                 continue
             try:
                 self._committing = True
@@ -404,7 +422,8 @@ class Service:
                 timer.cancel()
         self._work.clear()
 
-    def _take_batch(self) -> _Batch:
+    def _advance(self) -> None:
+        """Let the engine do what is due, and bring the store's documents up to date with it."""
         now = self._now()
         if now >= self._next_retire:
             self._next_retire = now + RETIRE_INTERVAL
@@ -412,6 +431,8 @@ class Service:
                 logger.info("job %d is removed: it ended long ago, or too many did since", job.id)
         self._engine.tick(now)
         self._stage()
+
+    def _take_batch(self) -> _Batch:
         batch, self._batch = self._batch, self._new_batch()
         return batch
 

@@ -30,6 +30,9 @@ REPORT_INTERVAL = 1.0
 SWEEP_TIME = 5.0
 """Seconds after the start in which the broker hands out what it has retained."""
 
+DOUBT_TIME = 10.0
+"""Seconds after a reconnect in which the broker hands out what it kept for us."""
+
 LOG_INTERVAL = 10.0
 """Seconds between two lines in the log about them: whoever floods our topics must not flood the disk."""
 
@@ -47,6 +50,8 @@ class Tunnels:
         self._qos = qos
         self._service: Service | None = None
         self._malformed = ""
+        self._doubtful: set[int] = set()
+        """What was out at the last reconnect."""
         self._reported: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
         self._reporter: asyncio.Task[None] | None = None
@@ -76,13 +81,17 @@ class Tunnels:
 
     async def _sweep(self) -> None:
         """Take away what is retained of jobs that are gone: a kill may come between the removal and its news."""
-        topic = wire.job_topic(self._codec.instance, "+")
+        # A connection of its own: on the persistent session the states would crowd out the devices' answers.
+        instance = self._codec.instance
+        topics = [wire.job_topic(instance, "+")]
+        bus = Bus(self._bus.address, f"puppetmaster-{instance}-sweep", self._seen_job, topics=topics)
         try:
-            await self._bus.subscribe(topic)
+            await bus.start(SWEEP_TIME)
             await asyncio.sleep(SWEEP_TIME)
-            await self._bus.unsubscribe(topic)
         except BusError as error:
             logger.info("retained states of removed jobs may be left over: %s", error)
+        finally:
+            await bus.close()
 
     async def close(self) -> None:
         """Tell what is untold, say goodbye and leave; the session stays at the broker."""
@@ -123,9 +132,25 @@ class Tunnels:
             count = self._service.resend()
             if count:
                 logger.warning("the broker has lost our session: %d requests that are out are sent again", count)
+        self._doubtful = {request.id for request in self._service.out() if not self._codec.through_controller(request)}
+        if session_present and self._doubtful:
+            asyncio.get_running_loop().call_later(DOUBT_TIME, self._resend_doubtful, self._doubtful)
         self._publish_presence("online")
         self._service.link(True)
         self.teller.online(True)
+
+    def _resend_doubtful(self, doubtful: set[int]) -> None:
+        """Send again what was out before a reconnect and is not answered yet.
+
+        A broker that was killed may come back with an older state of our session, and says that it is present. What it
+        did keep has been answered by now, or is still worked on: agents answer a known id without doing the work twice.
+        """
+        assert self._service is not None
+        if doubtful is not self._doubtful or not self._bus.connected:
+            return  # there was, or will be, another reconnect with a look of its own
+        count = self._service.resend(lambda request: request.id in doubtful)
+        if count:
+            logger.warning("%d requests were out before the broker was away and are not answered: sent again", count)
 
     def _disconnected(self) -> None:
         assert self._service is not None
@@ -134,13 +159,9 @@ class Tunnels:
 
     async def _received(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
-        if topic.startswith(self._job_topics):
-            self._seen_job(topic.removeprefix(self._job_topics), payload)
-            return
         try:
             if len(payload) > wire.MAX_ANSWER_BYTES:
-                reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
-                await self._service.refuse_answer(self._codec.destination_of(topic), reason)
+                await self._refuse(topic, payload)
                 return
             answer = self._codec.read(topic, payload)
         except wire.MalformedAnswer as error:
@@ -153,8 +174,17 @@ class Tunnels:
             # A fault of ours; the broker would send the answer again and again.
             logger.exception("an answer could not be taken: %s", answer)
 
-    def _seen_job(self, job_id: str, payload: bytes) -> None:
+    async def _refuse(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
+        reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
+        destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
+        if request_id is None:
+            raise wire.MalformedAnswer(f"{reason}, and no id")
+        await self._service.refuse_answer(destination, request_id, reason)
+
+    def _seen_job(self, topic: str, payload: bytes) -> None:
+        assert self._service is not None
+        job_id = topic.removeprefix(self._job_topics)
         if payload and not (job_id.isascii() and job_id.isdigit() and self._service.has_job(int(job_id))):
             self.teller.forget(job_id)
 

@@ -19,13 +19,19 @@ MAX_BUS_BYTES = 1024 * 1024
 """The controller drops a message of this size or more without a word."""
 
 MAX_ANSWER_BYTES = 512 * 1024
-"""The largest answer of a device that is kept: with its request around it, it still fits a message on the bus."""
+"""The largest answer of a device that is kept."""
+
+MAX_DATA_BYTES = 448 * 1024
+"""The largest data of a message: request and answer together still fit one message on the bus."""
 
 MAX_DEPTH = 100
 """How deep an answer's data may nest; what is deeper could be read but not stored."""
 
 # A whole text (which may hold brackets, and may never end), or one bracket.
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+
+
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,18})\b')
 
 
 class MalformedAnswer(PuppetmasterError, ValueError):
@@ -151,9 +157,9 @@ class Codec:
         """The way to a destination."""
         return self._local if destination == LOCALHOST else self._route
 
-    def through_controller(self, destination: str) -> bool:
-        """Whether requests to a destination go through the local controller, which forgets them when it restarts."""
-        return self.route(destination).topic(destination) == CONTROLLER_TOPIC
+    def through_controller(self, request: Request) -> bool:
+        """Whether a request goes through the local controller, which forgets it when it restarts."""
+        return self.route(request.destination).topic(request.destination) == CONTROLLER_TOPIC
 
     def write(self, request: Request) -> tuple[str, bytes]:
         """The topic and the payload of a request."""
@@ -203,6 +209,12 @@ class Codec:
             fields = _inside(route.envelope(message, ""))
             self._last = (message, fields)
         return fields
+
+
+def glean_id(payload: bytes) -> int | None:
+    """The id of a message that is too large, or nests too deep, to be read."""
+    found = _ID.search(payload)
+    return int(found.group(1)) if found else None
 
 
 def encode(document: object) -> bytes:

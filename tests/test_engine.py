@@ -1206,10 +1206,12 @@ def test_an_answer_that_is_too_large_ends_what_is_out_to_its_destination() -> No
     run = Run()
     job = run.job(["a", "b"])
     run.step()
-    assert run.engine.refuse_answer("a", "the answer has too many bytes", run.now) is Verdict.APPLIED
+    assert run.engine.refuse_answer("a", job.first_request + 1, "not the one that is out", run.now) is Verdict.LATE
+    too_large = "the answer has too many bytes"
+    assert run.engine.refuse_answer("a", job.first_request, too_large, run.now) is Verdict.APPLIED
     request = run.request(job, 0)
     assert (request.status, request.code, request.reason) == (S.ERROR, 413, "the answer has too many bytes")
-    assert run.engine.refuse_answer("a", "again", run.now) is Verdict.UNKNOWN
+    assert run.engine.refuse_answer("a", job.first_request, "again", run.now) is Verdict.LATE
 
 
 # Restarts
@@ -1289,19 +1291,29 @@ def test_after_a_restart_an_answer_to_what_was_in_doubt_is_taken() -> None:
     assert run.again(job).status is J.RESOLVED
 
 
-def test_after_a_restart_the_answer_to_a_follower_in_doubt_keeps_the_chain_whole() -> None:
+def test_after_a_restart_what_was_never_sent_takes_no_answer() -> None:
     run = Run()
-    job = run.job(["a"], ["a"], ["a"])
+    job = run.job(["a"], ["a"])
     [first] = run.step()
     run.restart()
-    assert run.engine.answer("a", first.id + 1, 200, None, run.now) is Verdict.APPLIED
-    [again] = run.step()
-    assert again.id == first.id
-    run.answer(again)
-    [third] = run.step()
-    assert third.id == first.id + 2
-    run.answer(third)
+    assert run.engine.answer("a", first.id + 1, 200, None, run.now) is Verdict.UNKNOWN
+    run.answer(run.request(job, 0))
+    [second] = run.step()
+    assert second.id == first.id + 1
+    run.answer(second)
     assert run.again(job).status is J.RESOLVED
+
+
+def test_after_a_restart_what_is_in_doubt_holds_its_destination_against_a_job_of_higher_priority() -> None:
+    run = Run()
+    low = run.job(["a"], priority=10)
+    run.step()  # sent, but the broker's acknowledgement was not saved
+    high = run.job(["a"], priority=90)
+    run.step()
+    run.restart()
+    assert [request.job.id for request in run.step()] == [low.id]
+    run.answer(run.request(low, 0))
+    assert [request.job.id for request in run.step()] == [high.id]
 
 
 def test_requests_made_after_a_restart_are_not_in_doubt() -> None:
@@ -1406,9 +1418,9 @@ def test_what_is_out_can_be_sent_again_with_its_id() -> None:
     out = run.step()
     run.accept(out[0])
     run.answer(out[1])
-    assert run.engine.resend(run.now) == 2
+    assert run.engine.resend() == 2
     assert [request.destination for request in run.step()] == ["a", "localhost"]
-    assert run.engine.resend(run.now, lambda destination: destination == "localhost") == 1
+    assert run.engine.resend(lambda request: request.destination == "localhost") == 1
     [again] = run.step()
     assert (again.destination, again.attempt) == ("localhost", 1)
 
@@ -1417,7 +1429,7 @@ def test_what_was_to_be_sent_again_and_has_ended_meanwhile_is_not_wanted_any_mor
     run = Run()
     run.job(["a"])
     [request] = run.step()
-    run.engine.resend(run.now)
+    run.engine.resend()
     run.answer(request)
     assert run.step() == []
 

@@ -226,7 +226,8 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(destination=st.sampled_from(DESTINATIONS))
     def answer_too_much(self, destination: str) -> None:
         """A device answers with more than can be taken."""
-        self.engine.refuse_answer(destination, "it is too large", self.now)
+        busy = self.engine._window.busy.get(destination)
+        self.engine.refuse_answer(destination, busy.id if busy else 1, "it is too large", self.now)
         self.settle()
 
     @rule(up=st.booleans(), resend=st.booleans())
@@ -235,7 +236,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.link = up
         self.engine.link(up)
         if up and resend:
-            self.engine.resend(self.now)
+            self.engine.resend()
         self.settle()
 
     # Time
@@ -368,10 +369,9 @@ class EngineMachine(RuleBasedStateMachine):
         for request in engine.requests.values():
             stored, known = self.disk.request(request.id), documents.request_to_document(request)
             if request.status is RequestStatus.CREATED:
-                # What is on its way to the broker is in doubt until the broker has it.
-                known = {**known, "attempt": stored.get("attempt", 0)}
-                stored = {"attempt": 0, "progress": 0, "reason": "created", "sentAt": None, **stored}
-                known = {"progress": 0, "reason": "created", "sentAt": None, **known}
+                # The end of a wait is not saved by itself.
+                stored.pop("retryAt", None)
+                known.pop("retryAt", None)
             assert stored == known
 
     @invariant()

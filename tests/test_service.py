@@ -468,7 +468,7 @@ def test_a_job_goes_on_after_a_restart() -> None:
             killed = before.store.reopen()
         async with Bench(killed, window=1) as after:
             await settle()
-            assert after.of("retain") == [("retain", made["id"], "dispatching")]
+            assert after.of("tell")[0] == ("tell", "put", made["id"], "dispatching")
             assert [request.id for request, _ in after.outlet.sent] == [made["requests"][1]]
             for number, destination in [(1, "b"), (2, "c")]:
                 await after.answer(made["requests"][number], destination=destination)
@@ -511,7 +511,9 @@ def test_the_instance_is_noted_in_the_store_and_what_else_stands_there_is_kept()
         await store.commit()
         async with Bench(store) as bench:
             await bench.service.create_job(job())
-            assert bench.store.durable(META, META_ID) == {"other": 5, "instance": "me", "nextId": FIRST_ID + 2}
+            assert bench.store.durable(META, META_ID) == {
+                "other": 5, "instance": "me", "nextId": FIRST_ID + 2, "stopped": False,
+            }
 
     run(main)
 
@@ -883,7 +885,7 @@ def test_what_is_out_is_published_again_when_it_was_lost() -> None:
             made = await bench.service.create_job(job("a", "localhost"))
             await settle()
             assert bench.service.resend() == 2
-            assert bench.service.resend(lambda destination: destination == "localhost") == 1
+            assert bench.service.resend(lambda request: request.destination == "localhost") == 1
             await settle()
             assert [request.id for request, _ in bench.outlet.sent] == [*made["requests"], *made["requests"],
                                                                        made["requests"][1]]
@@ -896,12 +898,12 @@ def test_an_answer_that_is_too_large_ends_its_request_on_disk() -> None:
         async with Bench() as bench:
             made = await bench.service.create_job(job("a"))
             await settle()
-            await bench.service.refuse_answer("a", "too large")
+            await bench.service.refuse_answer("a", made["requests"][0], "too large")
             stored = bench.store.durable(REQUESTS, made["requests"][0])
             assert stored is not None
             assert (stored["status"], stored["code"]) == ("error", 413)
-            await bench.service.refuse_answer("a", "too large")
-            assert bench.service.dropped == {"unknown": 1}
+            await bench.service.refuse_answer("a", made["requests"][0], "too large")
+            assert bench.service.dropped == {"late": 1}
 
     run(main)
 

@@ -92,9 +92,9 @@ def test_through_a_remote_bundle_the_message_travels_in_an_envelope() -> None:
 
 
 def test_only_what_goes_through_the_controller_is_lost_with_it() -> None:
-    assert TUNNEL.through_controller("localhost")
-    assert not TUNNEL.through_controller("gw-1")
-    assert REMOTE.through_controller("gw-1")
+    assert TUNNEL.through_controller(request_to("localhost", None))
+    assert not TUNNEL.through_controller(request_to("gw-1", None))
+    assert REMOTE.through_controller(request_to("gw-1", None))
 
 
 @given(destination=destinations, data=values)

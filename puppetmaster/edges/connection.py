@@ -57,6 +57,10 @@ class Connection(Mqtt):  # type: ignore[misc]
         self._leaving.set()
         self.client.disconnect()
 
+    def set_on_disconnect(self, func: Callable[..., None]) -> None:
+        """Have ``func(client, userdata, rc)`` called when the connection ends."""
+        self.client.on_disconnect = func
+
     def set_tunnel(self, tunnel_type: str, tunnel: str, callback: Callable[..., None] | None = None) -> None:
         """Subscribe to a tunnel, in the place of the one of this type."""
         earlier = self.tunnels.get(tunnel_type, (None, None))[0]

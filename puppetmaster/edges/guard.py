@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
-from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of
+from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of, glean_id
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "id": int,
@@ -31,7 +31,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 READABLE_BYTES = 4 * MAX_BUS_BYTES
 """What is larger is not even looked into."""
 
-_ID = re.compile(rb'"id"\s*:\s*(\d{1,10})\b')
 _METHOD = re.compile(rb'"method"\s*:\s*"(\w{1,10})"')
 _RESOURCE = re.compile(rb'"resource"\s*:\s*"([^"\\]{1,1000})"')
 
@@ -107,11 +106,11 @@ def _envelope(message: dict[str, Any]) -> dict[str, Any]:
 
 def _glean(payload: bytes) -> dict[str, Any]:
     """The envelope of a message that is not read as a whole."""
-    ident, method, resource = _ID.search(payload), _METHOD.search(payload), _RESOURCE.search(payload)
+    ident, method, resource = glean_id(payload), _METHOD.search(payload), _RESOURCE.search(payload)
     if ident is None or method is None or resource is None:
         raise NotAMessage("it is too large or too deep, and says too little of itself to be answered")
     return {
-        "id": int(ident.group(1)),
+        "id": ident,
         "method": method.group(1).decode(),
         "resource": resource.group(1).decode("utf-8", "replace"),
     }

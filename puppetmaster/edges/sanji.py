@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
     """The bundle as the controller sees it.
 
     :param service: answers the routes, on ``loop``.
-    :param on_registered: called on the loop after every registration but the first: the controller has lost what it
-        had in flight.
+    :param on_registered: called on the loop after every registration: the controller may have lost what it had in
+        flight, in this life or in the one before.
     """
 
     def init(
@@ -79,6 +80,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         self._connected = threading.Event()
         self._wake_registrar = threading.Event()
         self.rejected = 0
+        self._conn.set_on_disconnect(self.on_disconnect)
 
     @classmethod
     def make(cls, connection: object, **kwargs: object) -> Puppetmaster:
@@ -157,6 +159,9 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             _check_size(data)
         except PuppetmasterError as error:
             return error.code, error_view(error)
+        except futures.TimeoutError:
+            message = f"not done within {ANSWER_TIMEOUT:g} s; it may still be carried out (send a job with a key again)"
+            return 503, {"message": message}
         except Exception:
             logger.exception("a request could not be answered")
             return 500, {"message": "internal error; the log of the bundle tells more"}
@@ -206,9 +211,12 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         self._connected.set()
         self._wake_registrar.set()
 
+    def on_disconnect(self, client: object, userdata: object, rc: int) -> None:
+        """The broker is away: nothing is to pile up for it."""
+        self._connected.clear()
+
     def keep_registered(self) -> None:
         """Register, and again whenever the controller no longer knows us, until the bundle stops (a thread's work)."""
-        registered_before = False
         while not self.stop_event.is_set():
             if not self._connected.wait(1.0):
                 continue
@@ -218,9 +226,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
                     self._must_register.set()
                     self.stop_event.wait(0.2)
                     continue
-                if registered_before:
-                    self._loop.call_soon_threadsafe(self._on_registered)
-                registered_before = True
+                self._loop.call_soon_threadsafe(self._on_registered)
                 self.is_ready.set()
             self._wake_registrar.wait(PROBE_INTERVAL)
             self._wake_registrar.clear()
@@ -251,7 +257,9 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         return answer is not None and answer.code == 404
 
     def _call(self, method: str, resource: str, data: object, timeout: float) -> Any:
-        """The controller's answer, or none when there is none in time."""
+        """The controller's answer, or none when there is none in time, or no broker to carry it."""
+        if not self._connected.is_set():
+            return None
         try:
             return getattr(self.publish.direct, method)(resource, data=data, timeout=timeout)
         except (SdkTimeoutError, StatusError, RuntimeError):

@@ -83,18 +83,22 @@ NO_TIME = [
     "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
 ]  # fmt: skip
 NO_LABELS = [
-    5, "a", True, [""], ["x" * 129], [5], [None], [["a"]], [{}], ["a\nb"], ["\ud800"], ["a"] * 65,
-    {"a": 5}, {"a": None}, {"a": {"b": "c"}}, {"a": "x" * 129}, {str(number): "x" for number in range(65)},
+    5, "a", True, [""], ["x" * 129], [5], [None], [["a"]], [{}], ["a\nb"], ["\ud800"], ["a"] * 65, {"a": 5},
+    {"a": None}, {"a": {"b": "c"}}, {"a": "x" * 129}, {str(number): "x" for number in range(65)},
 ]  # fmt: skip
 NO_METHOD = ["", "patch", "options", "get ", " get", "get\0", 5, True, None, [], ["get"], {}, "\ud800", "gét"]
-NO_RESOURCE = ["", "x", "system/reboot", 5, True, None, [], ["/x"], {}, "/a\nb", "/a\0", "\0/", "/\ud800", "/" + "x" * 1023,
-               "/" + "é" * 512]  # fmt: skip
-NO_DATA = [NAN, INFINITY, [-INFINITY], {"a": {"b": [NAN]}}, "\ud800", {"\udfff": 1}, ["a", "\udead\udead"], 2**64,
-           -(2**63) - 1, [10**30], {"a": -(10**40)}]  # fmt: skip
+NO_RESOURCE = [
+    "", "x", "system/reboot", 5, True, None, [], ["/x"], {}, "/a\nb", "/a\0", "\0/", "/\ud800", "/" + "x" * 1023,
+    "/" + "é" * 512,
+]  # fmt: skip
+NO_DATA = [
+    NAN, INFINITY, [-INFINITY], {"a": {"b": [NAN]}}, "\ud800", {"\udfff": 1}, ["a", "\udead\udead"], 2**64,
+    -(2**63) - 1, [10**30], {"a": -(10**40)},
+]  # fmt: skip
 NO_DESTINATION = [
-    "", 5, True, False, 1.5, {}, {"a": 1}, "a/b", "/", "a+b", "+", "#", "a#", "$SYS", "$share", "$", "a\0", "\0", "a\nb", "a\tb",
-    "a\r", "\x1b[31m", "\x7f", "\x85", "\x9f", "\ud800", "\udfff", "\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001ffff",
-    "\U0010fffe", "x" * 129, "x" * 70_000, "é" * 129, "../../etc", "a/../b", "+/#",
+    "", 5, True, False, 1.5, {}, {"a": 1}, "a/b", "/", "a+b", "+", "#", "a#", "$SYS", "$share", "$", "a\0", "\0",
+    "a\nb", "a\tb", "a\r", "\x1b[31m", "\x7f", "\x85", "\x9f", "\ud800", "\udfff", "\ufdd0", "\ufdef", "\ufffe",
+    "\uffff", "\U0001ffff", "\U0010fffe", "x" * 129, "x" * 70_000, "é" * 129, "../../etc", "a/../b", "+/#",
 ]  # fmt: skip
 NO_DESTINATIONS = [
     [],
@@ -111,16 +115,18 @@ NO_DESTINATIONS = [
 ]
 NO_RETRY = [
     *NO_PART[:9], {"limit": -1}, {"limit": 1001}, {"limit": "3"}, {"limit": True}, {"limit": 1.5}, {"limit": None},
-    {"delay": 0}, {"delay": -1}, {"delay": "1"}, {"delay": NAN}, {"delay": MAX_SECONDS + 1}, {"factor": 0.5}, {"factor": 101},
-    {"factor": INFINITY}, {"maxDelay": 0}, {"maxDelay": -5}, {"max_delay": 5}, {"jitter": -0.1}, {"jitter": 1.1},
-    {"jitter": "half"}, {"on": []}, {"on": "timeout"}, {"on": 423}, {"on": [99]}, {"on": [1000]}, {"on": ["never"]},
-    {"on": ["423"]}, {"on": [True]}, {"on": [None]}, {"on": [423, [503]]}, {"retries": 3}, {"": 1},
+    {"delay": 0}, {"delay": -1}, {"delay": "1"}, {"delay": NAN}, {"delay": MAX_SECONDS + 1}, {"factor": 0.5},
+    {"factor": 101}, {"factor": INFINITY}, {"maxDelay": 0}, {"maxDelay": -5}, {"max_delay": 5}, {"jitter": -0.1},
+    {"jitter": 1.1}, {"jitter": "half"}, {"on": []}, {"on": "timeout"}, {"on": 423}, {"on": [99]}, {"on": [1000]},
+    {"on": ["never"]}, {"on": ["423"]}, {"on": [True]}, {"on": [None]}, {"on": [423, [503]]}, {"retries": 3},
+    {"": 1},
 ]  # fmt: skip
 NO_RATE = [
     *NO_PART, {}, {"perMinute": 0}, {"perMinute": -1}, {"perMinute": 1e7}, {"perMinute": True}, {"perMinute": "60"},
-    {"perMinute": None}, {"perMinute": NAN}, {"perMinute": INFINITY}, {"perMinute": 10**400}, {"per_minute": 60}, {"factor": 2},
-    {"perMinute": 1, "factor": 0.5}, {"perMinute": 1, "factor": 1001}, {"perMinute": 1, "every": 0},
-    {"perMinute": 1, "every": 1.5}, {"perMinute": 1, "max": 0}, {"perMinute": 1, "max": -1}, {"perMinute": 1, "burst": 2},
+    {"perMinute": None}, {"perMinute": NAN}, {"perMinute": INFINITY}, {"perMinute": 10**400}, {"per_minute": 60},
+    {"factor": 2}, {"perMinute": 1, "factor": 0.5}, {"perMinute": 1, "factor": 1001}, {"perMinute": 1, "every": 0},
+    {"perMinute": 1, "every": 1.5}, {"perMinute": 1, "max": 0}, {"perMinute": 1, "max": -1},
+    {"perMinute": 1, "burst": 2},
 ]  # fmt: skip
 NO_ABORT = [
     *NO_PART, {}, {"errorPercent": 0}, {"errorPercent": 101}, {"errorPercent": -1}, {"errorPercent": True},
@@ -145,8 +151,10 @@ JOB_FIELDS = {
     "key": NO_NAME,
 }
 MESSAGE_FIELDS = {"method": NO_METHOD, "resource": NO_RESOURCE, "data": NO_DATA}
-UNKNOWN = ["requesttimeout", "Timeout", "request_timeout", "start_at", "id", "tunnel", "__proto__", "__class__", "match", "",
-           "\ud800", "\0", "x" * 5000, "batch ", "BATCH"]  # fmt: skip
+UNKNOWN = [
+    "requesttimeout", "Timeout", "request_timeout", "start_at", "id", "tunnel", "__proto__", "__class__", "match",
+    "", "\ud800", "\0", "x" * 5000, "batch ", "BATCH",
+]  # fmt: skip
 
 MESSAGE = {"method": "post", "resource": "/system/reboot"}
 
@@ -195,10 +203,11 @@ def bad_jobs() -> Iterator[Bad]:
 def _bad_spellings() -> Iterator[Bad]:
     batch, collection, cast = SPELLINGS
     for document in (
-        {"jobs": []}, {"": []}, {"timeout": 5}, {"Batch": batch["batch"]}, {**batch, **collection}, {**batch, **cast},
-        {**collection, **cast}, {**batch, "message": MESSAGE}, {**collection, "destinations": "a"},
-        {**batch, "message": None}, {"destinations": "a"}, {"message": MESSAGE}, {**batch, "options": {"timeout": 5}},
-        without(cast, "message"), without(cast, "destinations"), {"destination": "a", "message": MESSAGE},
+        {"jobs": []}, {"": []}, {"timeout": 5}, {"Batch": batch["batch"]}, {**batch, **collection},
+        {**batch, **cast}, {**collection, **cast}, {**batch, "message": MESSAGE},
+        {**collection, "destinations": "a"}, {**batch, "message": None}, {"destinations": "a"}, {"message": MESSAGE},
+        {**batch, "options": {"timeout": 5}}, without(cast, "message"), without(cast, "destinations"),
+        {"destination": "a", "message": MESSAGE},
     ):  # fmt: skip
         yield bad(document)
     for value in ([], {}, "x", "", 5, True, None, [None], [5], ["x"], [[]], [{}], {"0": item()}, [item(), None]):
@@ -266,8 +275,10 @@ def bad_updates() -> Iterator[Bad]:
         for value in values:
             yield bad({name: value}, name)
             yield bad({name: value, "status": "canceled"}, name)
-    statuses = ["", "resolved", "pending", "aborted", "timeout", "created", "error", "PAUSED", "paused ", 5, True, [],
-                ["paused"], {}, "\ud800", "x" * 5000]  # fmt: skip
+    statuses = [
+        "", "resolved", "pending", "aborted", "timeout", "created", "error", "PAUSED", "paused ", 5, True, [],
+        ["paused"], {}, "\ud800", "x" * 5000,
+    ]  # fmt: skip
     for status in statuses:
         yield bad({"status": status}, "status")
     for name in (*UNKNOWN, "name", "labels", "key", "startAt", "requestTimeout", "batch", "requests", "counts"):
@@ -299,8 +310,10 @@ def bad_requests() -> Iterator[Bad]:
 
 # Queries and ids
 
-NO_LIMIT = ["-1", "10001", "99999999999999999999999", "abc", "1.5", "1e2", "0x10", "", "%00", "%D9%A3", "%F0%9F%92%A5", "true", "NaN",
-            "1,2", "--1", "1%202", "%ff", "null", "[]"]  # fmt: skip
+NO_LIMIT = [
+    "-1", "10001", "99999999999999999999999", "abc", "1.5", "1e2", "0x10", "", "%00", "%D9%A3", "%F0%9F%92%A5",
+    "true", "NaN", "1,2", "--1", "1%202", "%ff", "null", "[]",
+]  # fmt: skip
 NO_STATUS = [
     "nope",
     "",
@@ -369,11 +382,12 @@ def bad_requests_queries() -> Iterator[str]:
 def bad_ids() -> Iterator[str]:
     """Ids that name nothing, as they stand in a resource: answered 404."""
     yield from (
-        "0", "1", "-1", "999999999999999999", "9" * 19, "9" * 400, "9" * 900, "18446744073709551616", "1.5", "1e6", "+1000000",
-        "0x10", "1_000_000", "abc", "ABC", "null", "true", "NaN", "Infinity", "None", "_", "-", "--", "*", "+", "#", "$SYS", "{id}",
-        ":id", "id", "%31", "%00", "%2e%2e", "..", ".", "1000000,1000001", "1000000;", "1000000.0", "1000000 1", " 5", "5 ",
-        "\u0661\u0662", "\u00b2", "\uff11", "\U0001f4a5", "\x001", "1\n2", "1\t2", "\x7f", "a" * 900, "é" * 400, "__class__", "match",
-        "'; DROP TABLE jobs; --", "<script>", "[1]", "(1)", "1|2", "\\", '"', "'", "`", "~", "!", "@", "&", "=", "^", "%", "%%%",
+        "0", "1", "-1", "999999999999999999", "9" * 19, "9" * 400, "9" * 900, "18446744073709551616", "1.5", "1e6",
+        "+1000000", "0x10", "1_000_000", "abc", "ABC", "null", "true", "NaN", "Infinity", "None", "_", "-", "--",
+        "*", "+", "#", "$SYS", "{id}", ":id", "id", "%31", "%00", "%2e%2e", "..", ".", "1000000,1000001", "1000000;",
+        "1000000.0", "1000000 1", " 5", "5 ", "\u0661\u0662", "\u00b2", "\uff11", "\U0001f4a5", "\x001", "1\n2",
+        "1\t2", "\x7f", "a" * 900, "é" * 400, "__class__", "match", "'; DROP TABLE jobs; --", "<script>", "[1]",
+        "(1)", "1|2", "\\", '"', "'", "`", "~", "!", "@", "&", "=", "^", "%", "%%%",
     )  # fmt: skip
 
 
@@ -394,8 +408,8 @@ _NO_NUMBER = st.one_of(
 )
 _NO_TEXT = st.one_of(st.booleans(), st.integers(), st.floats(), st.dictionaries(_TEXT, _TEXT, max_size=2))
 _SECONDS = st.one_of(
-    _NO_NUMBER, st.integers(max_value=0), st.floats(max_value=0), st.integers(min_value=MAX_SECONDS + 1), st.just(NAN),
-    st.floats(min_value=MAX_SECONDS * 1000.0, exclude_min=True),
+    _NO_NUMBER, st.integers(max_value=0), st.floats(max_value=0), st.integers(min_value=MAX_SECONDS + 1),
+    st.just(NAN), st.floats(min_value=MAX_SECONDS * 1000.0, exclude_min=True),
 )  # fmt: skip
 _COUNT = st.one_of(
     _NO_NUMBER,

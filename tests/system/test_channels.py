@@ -57,7 +57,8 @@ class Remote(Sanji):
         self.say("ready")
 
     def say(self, what, **more):
-        self._conn.client.publish("/said/" + profile["name"], json.dumps({"what": what, "pid": os.getpid(), **more}), qos=1)
+        told = json.dumps({"what": what, "pid": os.getpid(), **more})
+        self._conn.client.publish("/said/" + profile["name"], told, qos=1)
 
     @Route(resource="/remote/:destination")
     def carry(self, message, response):
@@ -89,8 +90,9 @@ class Remote(Sanji):
 
     @Route(resource="/echo/:name")
     def echo(self, message, response):
-        self.say("echo", method=message.method, data=getattr(message, "data", None), id=message.id)
-        response(code=200, data={"name": message.param["name"], "method": message.method, "data": getattr(message, "data", None)})
+        data = getattr(message, "data", None)
+        self.say("echo", method=message.method, data=data, id=message.id)
+        response(code=200, data={"name": message.param["name"], "method": message.method, "data": data})
 
     @Route(resource="/broken")
     def broken(self, message, response):
@@ -108,7 +110,9 @@ Remote(bundle=bundle, connection=Mqtt(host, int(port))).start()
 class SdkBundle:
     """A bundle of the stock SDK in a process of its own."""
 
-    def __init__(self, stand: Stand, name: str, resources: list[str], port: int | None = None, wire: Wire | None = None) -> None:
+    def __init__(
+        self, stand: Stand, name: str, resources: list[str], port: int | None = None, wire: Wire | None = None
+    ) -> None:
         script = stand.folder / "bundle.py"
         script.write_text(BUNDLE)
         listen = wire.listen if wire is not None else stand.listen
@@ -185,7 +189,11 @@ def test_an_error_of_either_envelope_is_the_requests_own(over_controller: Stand,
     assert (ended["finishCount"], ended["errorCount"]) == (4, 2)
     assert_adds_up(ended)
     found = outcomes(over_controller, job)
-    assert found["outer-error"] == ("error", 500, {"code": 500, "resource": "/x", "data": {"message": "no way to the device"}})
+    assert found["outer-error"] == (
+        "error",
+        500,
+        {"code": 500, "resource": "/x", "data": {"message": "no way to the device"}},
+    )
     assert found["inner-error"] == ("error", 418, {"code": 418, "resource": "/x", "data": {"message": "a teapot"}})
     assert found["plain"] == ("resolved", 200, {"no": "second envelope"})
     assert found["empty"] == ("resolved", 200, None)
@@ -202,7 +210,10 @@ def test_423_of_either_envelope_or_of_the_controller_is_tried_again(over_control
     assert [request["__request"]["attempt"] for request in stand.requests(job["id"])] == [2, 2]
     # The controller's own lock, while somebody else's write is at work there.
     begun = len(remote.begun())
-    stand.publish("/controller", {"id": 960_001, "method": "post", "resource": "/remote/slow-other", "data": {}, "tunnel": "/other"})
+    stand.publish(
+        "/controller",
+        {"id": 960_001, "method": "post", "resource": "/remote/slow-other", "data": {}, "tunnel": "/other"},
+    )
     remote.said.wait(lambda heard: heard.data.get("destination") == "slow-other")
     job = stand.create_job({"destinations": "after-1", "message": message("/x"), "retry": retry})
     assert stand.wait_job(job["id"])["finishCount"] == 1
@@ -227,7 +238,9 @@ def test_a_controller_that_restarts_in_the_middle_loses_no_request_to_the_remote
     assert {record["destination"] for record in remote.begun()[mark:]} == set(names)
 
 
-def test_a_request_without_a_remote_bundle_fails_with_the_controllers_404(over_controller: Stand, remote: SdkBundle) -> None:
+def test_a_request_without_a_remote_bundle_fails_with_the_controllers_404(
+    over_controller: Stand, remote: SdkBundle
+) -> None:
     remote.part.stop()
     code, _ = over_controller.ask("delete", "/controller/registration", {"name": "remote"})
     assert code == 200
@@ -242,7 +255,9 @@ def test_a_request_without_a_remote_bundle_fails_with_the_controllers_404(over_c
 # This machine
 
 
-def test_localhost_is_a_bundle_beside_us_whatever_the_channel(over_controller: Stand, remote: SdkBundle, tmp_path: Path) -> None:
+def test_localhost_is_a_bundle_beside_us_whatever_the_channel(
+    over_controller: Stand, remote: SdkBundle, tmp_path: Path
+) -> None:
     with Stand(tmp_path, broker_extra=QUICK) as direct:
         for stand in (over_controller, direct):
             echo = SdkBundle(stand, "echo", ["/echo/:name", "/broken"])
@@ -264,7 +279,11 @@ def test_localhost_is_a_bundle_beside_us_whatever_the_channel(over_controller: S
             assert (ended["finishCount"], ended["errorCount"]) == (2, 2)
             codes = [request["__request"]["code"] for request in stand.requests(job["id"])]
             assert codes == [200, 507, 404, 200]
-            assert [heard.data["method"] for heard in echo.said.messages if heard.data["what"] == "echo"] == ["post", "get", "post"]
+            assert [heard.data["method"] for heard in echo.said.messages if heard.data["what"] == "echo"] == [
+                "post",
+                "get",
+                "post",
+            ]
 
 
 # A device with a controller of its own
@@ -306,7 +325,10 @@ def test_a_topic_template_reaches_a_devices_own_controller_over_a_bridge(tmp_pat
             assert got[0]["result"] == {"name": "bob", "method": "post", "data": {"a": 1}}
             assert {heard.data["id"] for heard in echo.said.messages if "id" in heard.data} <= set(job["requests"])
             # Parallel posts meet the lock of the device's controller, and are tried again.
-            jobs = [stand.create_job({"destinations": "cg-1", "message": message(f"/echo/{n}"), "retry": {"limit": 20}}) for n in range(5)]
+            jobs = [
+                stand.create_job({"destinations": "cg-1", "message": message(f"/echo/{n}"), "retry": {"limit": 20}})
+                for n in range(5)
+            ]
             assert [stand.wait_job(job["id"])["finishCount"] for job in jobs] == [1] * 5
             wire.close()
 
@@ -322,7 +344,8 @@ def certificates(folder: Path) -> None:
         ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test ca",
          "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
         ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
-        ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.crt",
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out",
+        "server.crt",
          "-days", "2", "-extfile", "ext"],
     ):  # fmt: skip
         subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
@@ -344,7 +367,11 @@ class Guarded:
         scheme = "mqtts" if tls else "mqtt"
         self.url = f"{scheme}://boss:p%40ss%3Aw%2Frd@localhost:{self.broker.port}"
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PUPPETMASTER_", "BROKER_PORT_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("PUPPETMASTER_", "BROKER_PORT_"))
+            },
             "PUPPETMASTER_BROKER": self.url,
             "PUPPETMASTER_DATA": str(folder / "data"),
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -363,7 +390,8 @@ class Guarded:
 
     def cli(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "puppetmaster", *arguments], env={**self.env, **env}, cwd=self.folder, capture_output=True,
+            [sys.executable, "-m", "puppetmaster", *arguments], env={**self.env, **env}, cwd=self.folder,
+            capture_output=True,
             text=True, timeout=100,
         )  # fmt: skip
 
@@ -393,7 +421,8 @@ def test_everything_works_with_a_user_a_password_and_tls(tmp_path: Path, tls: bo
         bundle = guarded.start("bundle", "serve")
         guarded.start("devices", "simulate", "--devices", "20")
         until_served(guarded)
-        ran = guarded.cli("run", "-d", "device-[0001-0020]", "post", "/x", "--watch", "--json", "--request-timeout", "5",
+        ran = guarded.cli("run", "-d", "device-[0001-0020]", "post", "/x", "--watch", "--json", "--request-timeout",
+            "5",
                           "--retry-on", "timeout", "--retry", "10")  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert '"finishCount":20' in ran.stdout.replace(" ", "")
@@ -465,7 +494,9 @@ def test_requests_at_another_quality_of_service_are_answered_as_well(tmp_path: P
         assert len({record["id"] for record in stand.work(job)}) == len(stand.work(job)) == 200
         assert len(tunnels.messages) >= 200
         stand.bundle.restart(kill=True)
-        second = stand.run_job({"destinations": fleet.names[:20], "message": message(), "requestTimeout": 4, "retry": retry})
+        second = stand.run_job(
+            {"destinations": fleet.names[:20], "message": message(), "requestTimeout": 4, "retry": retry}
+        )
         assert second["finishCount"] == 20
         stand.controller.restart()
         stand.until_answered(stand.bundle, "/jobs?limit=0", lambda code: code == 200)
