@@ -35,6 +35,8 @@ def from_text(text: str) -> float:
 
     :raises ValueError: when it is no such time.
     """
+    if not text.isprintable():
+        raise ValueError("it holds characters that can't be printed")  # a NUL at the end would be overlooked
     # Python 3.10 does not know the Z.
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

@@ -213,7 +213,7 @@ class Codec:
 
 def glean_id(payload: bytes) -> int | None:
     """The id of a message that is too large, or nests too deep, to be read."""
-    found = _ID.search(payload)
+    found = _ID.search(top_level(payload))
     return int(found.group(1)) if found else None
 
 
@@ -245,6 +245,21 @@ def _fields(message: Message) -> dict[str, Any]:
 
 def _inside(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document)[1:-1]
+
+
+def top_level(payload: bytes) -> bytes:
+    """A JSON object without the objects and lists in it: what they hold is not the message's own."""
+    kept, depth, start = [], 0, 0
+    for found in _BRACKETS.finditer(payload):
+        if found.group() in (b"[", b"{"):
+            depth += 1
+            if depth == 2:
+                kept.append(payload[start : found.start()])
+        elif found.group() in (b"]", b"}"):
+            if depth == 2:
+                start = found.end()
+            depth -= 1
+    return b"".join(kept) + (payload[start:] if depth < 2 else b"")
 
 
 def depth_of(payload: bytes) -> int:

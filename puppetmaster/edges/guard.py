@@ -8,6 +8,7 @@ Here a message is read once and handed on with the envelope's known fields only,
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import orjson
 
 from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
-from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of, glean_id
+from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of, glean_id, top_level
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "id": int,
+    "id": (int, float),
     "code": int,
     "method": str,
     "resource": str,
@@ -89,11 +90,13 @@ def _read(payload: bytes, duplicates: list[str]) -> dict[str, Any]:
 
 
 def _envelope(message: dict[str, Any]) -> dict[str, Any]:
-    envelope = {name: message[name] for name in (*_TYPES, "data") if name in message}
-    for name, kind in _TYPES.items():
-        value = envelope.get(name)
-        if name in envelope and (not isinstance(value, kind) or isinstance(value, bool)):
+    # As at the controller, null and false stand for nothing: it has forwarded the message, and waits for an answer.
+    envelope = {name: message[name] for name in _TYPES if message.get(name) is not None and message[name] is not False}
+    for name, value in envelope.items():
+        if not isinstance(value, _TYPES[name]) or value is True or (value != value or value in (math.inf, -math.inf)):
             raise NotAMessage(f"its {name} is of a wrong type")
+    if "data" in message:
+        envelope["data"] = message["data"]
     if not {"method", "resource"} <= envelope.keys():
         raise NotAMessage("it has no method or no resource")
     try:
@@ -106,7 +109,8 @@ def _envelope(message: dict[str, Any]) -> dict[str, Any]:
 
 def _glean(payload: bytes) -> dict[str, Any]:
     """The envelope of a message that is not read as a whole."""
-    ident, method, resource = glean_id(payload), _METHOD.search(payload), _RESOURCE.search(payload)
+    top = top_level(payload)
+    ident, method, resource = glean_id(payload), _METHOD.search(top), _RESOURCE.search(top)
     if ident is None or method is None or resource is None:
         raise NotAMessage("it is too large or too deep, and says too little of itself to be answered")
     return {

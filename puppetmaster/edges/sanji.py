@@ -179,7 +179,9 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         except guard.BadMessage as bad:
             self.rejected += 1
             logger.info("a message on %.60s is refused: %s", msg.topic, bad.error)
-            self._refuse(bad)
+            # Not from here: paho holds its lock for callbacks now, and a thread that publishes holds the one that a
+            # publication needs while it waits for this one.
+            self._loop.call_soon_threadsafe(self._refuse, bad)
         else:
             super().on_sanji_message(client, userdata, msg)
 
