@@ -9,7 +9,7 @@ import typer
 
 from puppetmaster.cli import render
 from puppetmaster.cli.options import BROKER, JobId, JobIds, Json, Limit, Offset, with_settings
-from puppetmaster.cli.outcome import Interrupted
+from puppetmaster.cli.outcome import Interrupted, say_if_page
 from puppetmaster.cli.running import talk
 from puppetmaster.cli.watching import conclude, goes_on, watch
 from puppetmaster.settings import Settings
@@ -86,6 +86,7 @@ def show_job(
     if job.get("requests"):
         typer.echo()
         render.print_requests(job["requests"])
+        say_if_page(len(job["requests"]), limit, offset)
 
 
 @app.command("watch")

@@ -59,6 +59,12 @@ def reported() -> Iterator[None]:
         _fail(error, FAILED)
 
 
+def say_if_page(shown: int, limit: int, offset: int) -> None:
+    """Tell that a list may go on where the page that was asked for ended."""
+    if shown == limit:
+        say(f"these are {shown}, there may be more: --offset {offset + shown}, or a larger --limit")
+
+
 def say(text: str) -> None:
     """Tell the user something beside the output, on stderr."""
     typer.echo(text, err=True)

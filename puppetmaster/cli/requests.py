@@ -8,6 +8,7 @@ import typer
 
 from puppetmaster.cli import render
 from puppetmaster.cli.options import BROKER, Json, Limit, Offset, with_settings
+from puppetmaster.cli.outcome import say_if_page
 from puppetmaster.cli.running import talk
 from puppetmaster.settings import Settings
 
@@ -44,6 +45,7 @@ def list_requests(
         render.print_json(requests)
     elif requests:
         render.print_requests(requests)
+        say_if_page(len(requests), limit, offset)
     else:
         typer.echo("no requests")
 

@@ -232,8 +232,10 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
                 self.is_ready.set()
             self._wake_registrar.wait(PROBE_INTERVAL)
             self._wake_registrar.clear()
-            # A bundle that is stopping has made the controller forget it.
-            if not self._must_register.is_set() and self._is_forgotten() and not self.stop_event.is_set():
+            # A bundle that is stopping makes the controller forget it, and may get no answers any more.
+            if self.stop_event.is_set() or self._must_register.is_set():
+                continue
+            if self._is_forgotten() and not self.stop_event.is_set():
                 logger.warning("the controller does not know us any more; registering again")
                 self._must_register.set()
 
@@ -292,8 +294,9 @@ class SanjiEdge:
     async def close(self) -> None:
         """Take the registration back and disconnect."""
         self._bundle.stop_event.set()
-        for thread in self._threads:
-            await asyncio.get_running_loop().run_in_executor(None, thread.join, 5.0)
+        for thread, patience in zip(self._threads, (5.0, 0.5), strict=True):
+            # The registrar may be waiting for an answer that the stopped SDK never hands out: it dies with the process.
+            await asyncio.get_running_loop().run_in_executor(None, thread.join, patience)
 
 
 def _query(message: Message) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def test_a_locked_device_is_tried_again_and_works_once(stand: Stand) -> None:
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [(408, ""), (423, "resource is locked"), (429, "slow down"), (503, ""), (403, "'id' was used")],
+    [(408, ""), (423, "resource is locked"), (429, "slow down"), (503, "")],
 )
 def test_a_transient_answer_is_tried_again_with_the_same_id(
     stand: Stand, device: Device, code: int, message: str
@@ -227,6 +227,18 @@ def test_a_transient_answer_is_tried_again_with_the_same_id(
     device.answer(second, 200)
     assert stand.wait_job(job["id"])["finishCount"] == 1
     assert shown(stand, job)["attempt"] == 2
+
+
+def test_a_request_that_is_in_flight_already_is_asked_for_again_without_another_attempt(
+    stand: Stand, device: Device
+) -> None:
+    job = stand.create_job(simple(device.name, retry={"limit": 0}))
+    first = device.next()
+    device.answer(first, 403, {"message": "'id' was used"})
+    assert device.next() == first
+    device.answer(first, 200)
+    assert stand.wait_job(job["id"])["finishCount"] == 1
+    assert shown(stand, job)["attempt"] == 1
 
 
 def test_a_device_that_stays_locked_ends_in_an_error(stand: Stand, device: Device) -> None:
