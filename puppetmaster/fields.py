@@ -84,6 +84,11 @@ def _read_labels(value: object) -> object:
     return value
 
 
+def encodable(text: str, limit: int = 200) -> str:
+    """A text that can be encoded, whatever a caller put into a field's name; at most ``limit`` characters of it."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
 def listed(value: object) -> object:
     """One thing stands for a list of it."""
     return value if isinstance(value, list) else [value]

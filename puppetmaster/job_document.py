@@ -35,6 +35,7 @@ from puppetmaster.fields import (
     Resource,
     Seconds,
     Time,
+    encodable,
 )
 from puppetmaster.models import JobSpec, Limits, Message
 from puppetmaster.policies import (
@@ -368,12 +369,7 @@ def _fault(error: Mapping[str, Any]) -> Fault:
     message = "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
-    return Fault(_printable(path), _printable(message))
-
-
-def _printable(text: str, limit: int = 200) -> str:
-    """A text that can be encoded, whatever a caller put into a field's name."""
-    return text[:limit].encode("utf-8", "replace").decode()
+    return Fault(encodable(path), encodable(message))
 
 
 def _milliseconds(options: OptionsPart | None) -> float | None:

@@ -14,10 +14,12 @@ MAX_DESTINATION = 128
 MAX_SECONDS = 10 * 365 * 86400.0
 """Ten years: no timeout is longer, and times stay within what a calendar can say."""
 
-# What MQTT forbids in a topic or makes a level of its own, and what Mosquitto drops the publisher for: separators,
-# control characters, surrogates and the noncharacters at the end of every plane.
 _PLANE_ENDS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
-_POISON = re.compile(f"[/+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_ENDS}]")
+UNPUBLISHABLE = f"+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_ENDS}"
+"""The characters, as of a class in a regular expression, for which a broker drops whoever publishes to a topic with
+them: wildcards, control characters, surrogates and noncharacters (MQTT 1.5.4)."""
+
+_POISON = re.compile(f"[/{UNPUBLISHABLE}]")
 
 TRANSIENT_CODES = frozenset({408, 423, 429, 503})
 """Answers that speak of the moment, not of the request: too slow, locked, too many, out of service."""

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
+from puppetmaster.fields import encodable
 from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of, glean_id, top_level
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -76,7 +77,7 @@ def _read(payload: bytes, duplicates: list[str]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
             names = Counter(name for name, _ in items)
-            duplicates.extend(_printable(name) for name, count in names.items() if count > 1)
+            duplicates.extend(encodable(name) for name, count in names.items() if count > 1)
         return found
 
     try:
@@ -122,7 +123,3 @@ def _glean(payload: bytes) -> dict[str, Any]:
 
 def _fault(path: str, message: str) -> InvalidDocument:
     return InvalidDocument([Fault(path, message)])
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()

@@ -36,6 +36,7 @@ import orjson
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus
+from puppetmaster.policies import UNPUBLISHABLE
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,7 @@ NAME = "controller"
 """What the controller signs its own answers with."""
 
 _LONGEST_NAP = 3600.0  # seconds; a ttl of years must not reach the loop's timer as it is
-# Wildcards, and what no UTF-8 text of MQTT may hold (1.5.4): a broker ends the connection that publishes it.
-_PLANE_ENDS = "".join(chr(plane * 0x10000 + end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
-_NO_TOPIC = re.compile(f"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_ENDS}]")
+_NO_TOPIC = re.compile(f"[{UNPUBLISHABLE}]")
 _WRITES = frozenset({"post", "put", "delete"})
 _REGISTRATION = ("controller", "registration")
 _DEPENDENCY = ("controller", "resource", "dependency")
