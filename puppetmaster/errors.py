@@ -4,16 +4,24 @@
 
     PuppetmasterError
     ├── InvalidDocument (ValueError)     400  a body that breaks a rule, with the path to every fault
+    ├── Unauthorized                     401  nobody is known by this name and password, or this token
+    ├── Forbidden                        403  who asks is known, and may not
     ├── NotFound (LookupError)           404
     │   ├── JobNotFound
-    │   └── RequestNotFound
-    ├── Conflict                         409  a job's or a request's state forbids it
+    │   ├── RequestNotFound
+    │   └── AccountNotFound
+    ├── Conflict                         409  the state of what it is about forbids it
     │   ├── IllegalTransition
-    │   └── KeyConflict
+    │   ├── KeyConflict
+    │   ├── AccountExists
+    │   └── LastAdmin
     ├── TooLarge                         413  the body, or what the answer would be
+    ├── TooManyAttempts                  429  logins failed too often: later
     ├── StoreUnavailable (OSError)       503  the store can't write now
+    ├── FileUnavailable (OSError)        503  a file beside the store can't be read or written now
     ├── StoreCorrupt                     500  the files on disk are damaged: nothing was changed
     ├── StoreLocked                      500  another process has these files open
+    ├── ListenError (OSError)            500  the address for HTTP can't be had
     ├── BusError (ConnectionError)       502  the broker or the controller did not do its part
     └── SettingsError (ValueError)       400  a flag, a variable or a file holds what can't be used
 
@@ -24,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from os import PathLike
 
 
@@ -54,6 +63,18 @@ class InvalidDocument(PuppetmasterError, ValueError):
         super().__init__(f"{where}{first.message}{more}")
 
 
+class Unauthorized(PuppetmasterError):
+    """Raised when a name and password, or a token, are nobody's. It does not say which of them was wrong."""
+
+    code = 401
+
+
+class Forbidden(PuppetmasterError):
+    """Raised when it is known who asks, or from where, and that may not be done from there."""
+
+    code = 403
+
+
 class NotFound(PuppetmasterError, LookupError):
     """Raised when an id names nothing."""
 
@@ -77,8 +98,18 @@ class RequestNotFound(NotFound):
     noun = "request"
 
 
+class AccountNotFound(NotFound):
+    """Raised when no account has the name."""
+
+    noun = "account"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.args = (f"no account is called {name!r:.80}",)
+
+
 class Conflict(PuppetmasterError):
-    """Raised when the state of a job or a request forbids what was asked."""
+    """Raised when the state of a job, a request or an account forbids what was asked."""
 
     code = 409
 
@@ -99,10 +130,36 @@ class KeyConflict(Conflict):
         super().__init__(f"the key {key!r} belongs to job {job_id}, which was made from another body")
 
 
+class AccountExists(Conflict):
+    """Raised when the name of a new account is taken."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is an account {name!r} already")
+
+
+class LastAdmin(Conflict):
+    """Raised when a change would leave nobody who may administrate; nothing was changed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} is the last admin: make another account an admin first")
+
+
 class TooLarge(PuppetmasterError):
     """Raised when a body, or the answer to a query, would pass a limit of size."""
 
     code = 413
+
+
+class TooManyAttempts(PuppetmasterError):
+    """Raised when logins failed so often that none is looked at for ``retry_after`` seconds."""
+
+    code = 429
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"too many attempts to log in: try again in {max(1, ceil(retry_after))} s")
 
 
 class StoreUnavailable(PuppetmasterError, OSError):
@@ -113,6 +170,16 @@ class StoreUnavailable(PuppetmasterError, OSError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the store can't write: {reason}")
+
+
+class FileUnavailable(PuppetmasterError, OSError):
+    """Raised when a file beside the store can't be read or written now (rights, disk full, I/O error)."""
+
+    code = 503
+
+    def __init__(self, path: str | PathLike[str], doing: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"can't {doing} {path}: {reason}")
 
 
 class StoreCorrupt(PuppetmasterError):
@@ -130,6 +197,16 @@ class StoreLocked(PuppetmasterError):
         self.path, self.pid = path, pid
         owner = f"process {pid}" if pid else "another process"
         super().__init__(f"{path} is in use by {owner}; one puppetmaster per data folder")
+
+
+class ListenError(PuppetmasterError, OSError):
+    """Raised when HTTP can't be served where the settings say."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(
+            f"HTTP can't be served on {address} ({reason}): name another address (--http 127.0.0.1:8081), or --http off"
+        )
 
 
 class BusError(PuppetmasterError, ConnectionError):
