@@ -163,6 +163,8 @@ class Bus:
         self.address = address
         self.client_id = client_id
         self.connected = False
+        self.reconnects = 0
+        """How often there was a connection again after one that broke."""
         self._topics = list(topics)
         self._persistent = persistent
         self._on_message = on_message
@@ -177,6 +179,7 @@ class Bus:
         self._version = MQTTv50
         self._best_version = MQTTv311
         """What the broker is known to speak: one that only stalled is not spoken to in the older one for ever."""
+        self._was_connected = False
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._idle = asyncio.Event()
@@ -373,6 +376,9 @@ class Bus:
     def _established(self) -> None:
         self.connected = True
         self._best_version = max(self._best_version, self._version)
+        if self._was_connected:
+            self.reconnects += 1
+        self._was_connected = True
         self._capacity = MAX_UNACKNOWLEDGED
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())

@@ -8,7 +8,7 @@ service takes with :meth:`Engine.drain` and carries out in the order save, publi
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Request
 from puppetmaster.policies import TIMEOUT, Retention
 from puppetmaster.states import (
     JOB_TRANSITIONS,
+    REQUEST_FINAL,
     REQUEST_OUT,
     REQUEST_TRANSITIONS,
     JobEvent,
@@ -54,14 +55,20 @@ class Engine:
         self, *, window: int = 500, retention: Retention | None = None, random: Random | None = None
     ) -> None:
         self.jobs: dict[int, Job] = {}
-        """Every job that is kept, oldest first."""
+        """Every job that is kept, oldest first; only :meth:`submit`, :meth:`remove` and :meth:`restore` change it."""
         self.requests: dict[int, Request] = {}
         """The requests of the jobs that have not ended."""
         self.next_id = FIRST_ID
+        self.sent_count = 0
+        """How many attempts have been sent since the start."""
+        self.ended_counts = dict.fromkeys(sorted(REQUEST_FINAL), 0)
+        """How many requests have ended since the start, by their status."""
         self._retention = retention or Retention()
         self._random = random or Random()
         self._link_up = True
         self._effects = Effects()
+        self._job_ids: list[int] = []
+        """The ids of all jobs, in their order."""
         self._keys: dict[str, int] = {}
         self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id))
         self._timers: list[tuple[float, int, Callable[[int, float], None], int]] = []
@@ -86,6 +93,11 @@ class Engine:
         """How many requests are out."""
         return len(self._window.out)
 
+    @property
+    def window_size(self) -> int:
+        """How many requests may be out at once."""
+        return self._window.size
+
     def out(self) -> list[Request]:
         """The requests that are out."""
         return list(self._window.out.values())
@@ -100,6 +112,19 @@ class Engine:
             raise JobNotFound(job_id)
         return job
 
+    def job_of_key(self, key: str | None, fingerprint: str) -> Job | None:
+        """The job that was made with this key, if there is one.
+
+        :raises KeyConflict: when it was made from another body.
+        """
+        job_id = None if key is None else self._keys.get(key)
+        if key is None or job_id is None:
+            return None
+        job = self.jobs[job_id]
+        if job.fingerprint != fingerprint:
+            raise KeyConflict(key, job_id)
+        return job
+
     # Inputs: callers
 
     def submit(self, spec: JobSpec, now: float) -> tuple[Job, bool]:
@@ -107,13 +132,12 @@ class Engine:
 
         :raises KeyConflict: when that job was made from another body.
         """
-        if spec.key is not None and spec.key in self._keys:
-            existing = self.jobs[self._keys[spec.key]]
-            if existing.fingerprint != spec.fingerprint:
-                raise KeyConflict(spec.key, existing.id)
+        existing = self.job_of_key(spec.key, spec.fingerprint)
+        if existing is not None:
             return existing, False
         job = self._expand(spec, now)
         self.jobs[job.id] = job
+        self._job_ids.append(job.id)
         if job.key is not None:
             self._keys[job.key] = job.id
         self._effects.jobs[job.id] = job
@@ -173,7 +197,9 @@ class Engine:
         self._window.withdraw(job)
         if limits.rate != job.limits.rate:
             job.next_send_at = now  # a new rate begins now; other limits leave it alone
-        job.limits = limits
+        before, job.limits = job.limits, limits
+        if limits.priority != before.priority:
+            self._window.reorder()
         self._watch_deadline(job)
         self._window.wake(job)
         self._changed(job)
@@ -186,6 +212,7 @@ class Engine:
         if not job.is_final:
             self.cancel(job_id, now)
         del self.jobs[job.id]
+        del self._job_ids[bisect_left(self._job_ids, job.id)]
         if job.key is not None:
             self._keys.pop(job.key, None)
         self._effects.jobs.pop(job.id, None)
@@ -302,6 +329,7 @@ class Engine:
         """
         for job in sorted(jobs, key=lambda job: job.id):
             self.jobs[job.id] = job
+            self._job_ids.append(job.id)
             if job.key is not None:
                 self._keys[job.key] = job.id
             if not job.is_final:
@@ -455,10 +483,9 @@ class Engine:
 
     def _job_of(self, request_id: int) -> Job | None:
         """The job that a request belongs to; only asked for requests that are no longer held."""
-        # Jobs lie in the order of their ids, and a job's requests follow its own id: it is the last job before it.
-        ids = list(self.jobs)
-        place = bisect_right(ids, request_id)
-        job = self.jobs[ids[place - 1]] if place else None
+        # A job's requests follow its own id: it is the last job before it.
+        place = bisect_right(self._job_ids, request_id)
+        job = self.jobs[self._job_ids[place - 1]] if place else None
         return job if job is not None and request_id in job.request_ids else None
 
     # Requests
@@ -537,6 +564,7 @@ class Engine:
     ) -> None:
         job = request.job
         self._move(request, event, reason)
+        self.ended_counts[request.status] += 1
         self._window.leave(request)
         if code is not None and request.sent_at is None:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
@@ -568,6 +596,7 @@ class Engine:
             self._window.wake(request.job)
 
     def _send(self, request: Request, now: float) -> None:
+        self.sent_count += 1
         request.attempt += 1
         request.retry_at = 0.0
         # Saved before it is sent: after a kill it is known that this request may be out.

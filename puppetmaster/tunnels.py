@@ -49,6 +49,8 @@ class Tunnels:
         self._job_topics = wire.job_topic(instance, "")
         self._qos = qos
         self._service: Service | None = None
+        self.received = 0
+        """How many answers came, those that were dropped and those that came again included."""
         self._malformed = ""
         self._doubtful: set[int] = set()
         """What was out at the last reconnect."""
@@ -72,6 +74,16 @@ class Tunnels:
         """Hand answers to this service from now on; it sends nothing before the broker is there."""
         self._service = service
         service.link(False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the broker."""
+        return self._bus.connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection broke and was made again."""
+        return self._bus.reconnects
 
     async def start(self) -> None:
         """Connect, however long it takes."""
@@ -159,6 +171,7 @@ class Tunnels:
 
     async def _received(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
+        self.received += 1
         try:
             if len(payload) > wire.MAX_ANSWER_BYTES:
                 await self._refuse(topic, payload)

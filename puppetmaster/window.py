@@ -6,6 +6,7 @@ resources while it works. A job of a higher priority goes first; jobs of one pri
 
 from __future__ import annotations
 
+from bisect import insort_left
 from collections import deque
 from collections.abc import Callable
 
@@ -37,7 +38,10 @@ class Window:
         """Not after the first deadline of what is out."""
         self._wake_at = wake_at
         self._parked: dict[str, list[Request]] = {}
-        """What has its turn in its job but not at its destination, where another job's request is out."""
+        """What has its turn in its job but not at its destination, where another job's request is out or about to
+        be; who is next stands last."""
+        self._offers: dict[int, list[str]] = {}
+        """Destinations that were offered to a job, by its id; some of them it may have used already."""
         self._rings: dict[int, deque[Job]] = {}
         """The jobs that may have something to send, by priority; the first of each has the turn."""
 
@@ -63,10 +67,7 @@ class Window:
         request.job.out_count -= 1
         del self.out[request.id]
         del self.busy[request.destination]
-        for parked in reversed(self._parked.pop(request.destination, ())):
-            if not parked.is_final:
-                parked.job.ready.appendleft(parked)
-                self.wake(parked.job)
+        self._offer(request.destination)
         self.wake(request.job)
 
     def wake(self, job: Job) -> None:
@@ -77,15 +78,24 @@ class Window:
 
     def withdraw(self, job: Job) -> None:
         """Take a job's turn away: it has ended, or its priority changes."""
+        self._pass_on(job)
         if job.runnable:
             self._rings[job.limits.priority].remove(job)
             job.runnable = False
+
+    def reorder(self) -> None:
+        """The priority of a job has changed: what waits for a destination may go in another order."""
+        for destination, waiting in list(self._parked.items()):
+            waiting.sort(key=_priority)
+            if destination not in self.busy:
+                self._offer(destination)
 
     def next_request(self, now: float) -> Request | None:
         """The request that goes next, if one may go now."""
         if self.is_full:
             return None
-        for priority in sorted(self._rings, reverse=True):
+        while self._rings:
+            priority = max(self._rings)
             ring = self._rings[priority]
             while ring:
                 job = ring[0]
@@ -95,6 +105,7 @@ class Window:
                     return request
                 ring.popleft()
                 job.runnable = False
+                self._pass_on(job)
             del self._rings[priority]
         return None
 
@@ -119,12 +130,40 @@ class Window:
             return None
         while job.ready:
             request = job.ready.popleft()
+            free = request.destination not in self.busy
             if request.status is not RequestStatus.CREATED or request.is_out:
-                continue
-            if request.destination not in self.busy:
+                if free:
+                    self._offer(request.destination)  # it may have been offered to this one
+            elif free:
                 return request
-            self._parked.setdefault(request.destination, []).append(request)
+            else:
+                insort_left(self._parked.setdefault(request.destination, []), request, key=_priority)
         return None
+
+    def _offer(self, destination: str) -> None:
+        """A destination is free: wake the first that waits for it. To wake all would cost each of them a turn."""
+        waiting = self._parked.get(destination)
+        while waiting:
+            request = waiting.pop()
+            if request.is_final:
+                continue
+            request.job.ready.appendleft(request)
+            self.wake(request.job)
+            if request.job.runnable:
+                self._offers.setdefault(request.job.id, []).append(destination)
+                break
+        if not waiting:
+            self._parked.pop(destination, None)
+
+    def _pass_on(self, job: Job) -> None:
+        """A job loses its turn: what it was offered and did not use must not lie idle while others wait for it."""
+        for destination in self._offers.pop(job.id, ()):
+            if destination not in self.busy:
+                self._offer(destination)
+
+
+def _priority(request: Request) -> int:
+    return request.job.limits.priority
 
 
 def pace(job: Job, now: float) -> None:

@@ -118,6 +118,7 @@ def test_it_comes_back_as_often_as_the_broker_goes(broker: BrokerProcess) -> Non
                 await within(inbox.downs.get())
                 await asyncio.to_thread(broker.start)
                 await inbox.up()
+                assert bus.reconnects == number + 1
                 await published(bus, "/t", b"%d" % number)
                 assert await inbox.next() == b"%d" % number
 

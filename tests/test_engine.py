@@ -296,6 +296,101 @@ def test_two_jobs_take_turns_at_one_destination() -> None:
     assert order == [one, two, one, two]
 
 
+def test_an_answer_wakes_one_of_those_that_wait_for_its_destination_and_not_all() -> None:
+    run = Run()
+    jobs = [run.job(["a"]) for _ in range(50)]
+    order = []
+    for _ in jobs:
+        [request] = run.step()
+        order.append(request.job)
+        run.answer(request)
+        assert sum(job.runnable for job in jobs) == (0 if request.job is jobs[-1] else 1)
+    assert order == jobs
+
+
+def test_whoever_waits_for_a_destination_and_may_not_send_lets_others_go_first() -> None:
+    run = Run()
+    run.job(["a"])
+    [out] = run.step()
+    paused = run.job(["a"])
+    slow = run.job(["a", "b"], rate=Rate(per_minute=1.0))
+    narrow = run.job(["a", "c"], concurrency=1)
+    last = run.job(["a"])
+    assert run.sent() == ["b", "c"]
+    run.engine.pause(paused.id)
+    run.answer(out)
+    assert [request.job for request in run.step()] == [last]
+    run.answer(run.request(last, 0))
+    assert run.sent(1.0) == []
+    run.answer(run.request(narrow, 1))
+    assert [request.job for request in run.step()] == [narrow]
+    run.engine.resume(paused.id, run.now)
+    run.answer(run.request(narrow, 0))
+    assert [request.job for request in run.step()] == [paused]
+    run.answer(run.request(paused, 0))
+    assert [request.job for request in run.step(59.0)] == [slow]
+
+
+def test_a_job_that_is_paused_or_canceled_after_it_was_offered_a_destination_passes_it_on() -> None:
+    for act in ("pause", "cancel"):
+        run = Run()
+        run.job(["a"])
+        [out] = run.step()
+        first, second = run.job(["a"]), run.job(["a"])
+        run.step()
+        run.answer(out)
+        run.engine.pause(first.id) if act == "pause" else run.engine.cancel_request(first.first_request, run.now)
+        assert [request.job for request in run.step()] == [second], act
+
+
+def test_the_higher_priority_goes_first_among_those_that_wait_for_a_destination() -> None:
+    run = Run()
+    run.job(["a"])
+    [out] = run.step()
+    low, other, high = run.job(["a"], priority=10), run.job(["a"]), run.job(["a"], priority=90)
+    raised = run.job(["a"], priority=20)
+    run.step()
+    run.engine.limit(raised.id, Limits(priority=60), run.now)
+    order = []
+    for _ in range(4):
+        run.answer(out)
+        [out] = run.step()
+        order.append(out.job)
+    assert order == [high, raised, other, low]
+
+
+def test_a_destination_that_was_offered_to_a_canceled_request_is_passed_on_before_its_job_goes_on() -> None:
+    run = Run(window=2)
+    run.job(["a"])
+    [out] = run.step()
+    first = run.job(["a", "b", "c", "d", "e"])
+    second = run.job(["a"])
+    run.step()
+    run.answer(run.request(first, 1))
+    assert run.sent() == ["c"]
+    run.answer(out)
+    run.engine.cancel_request(first.first_request, run.now)
+    assert run.sent() == ["d"]
+    run.answer(run.request(first, 2))
+    assert [request.job for request in run.step()] == [second]
+
+
+def test_a_job_of_a_new_priority_need_not_wait_for_one_that_was_offered_its_destination_before() -> None:
+    run = Run(window=2)
+    run.job(["a"])
+    [out] = run.step()
+    run.job(["a"], priority=10)
+    raised = run.job(["a"], priority=9)
+    run.step()
+    many = run.job([f"d{n}" for n in range(9)])
+    run.step()
+    run.answer(out)
+    assert run.sent() == ["d1"]
+    run.engine.limit(raised.id, Limits(priority=90), run.now)
+    run.answer(run.request(many, 0))
+    assert [request.job for request in run.step()] == [raised]
+
+
 def test_a_busy_destination_does_not_hold_up_a_jobs_other_destinations() -> None:
     run = Run()
     run.job(["a"])
@@ -1140,6 +1235,23 @@ def test_an_answer_to_a_job_that_has_ended_is_late() -> None:
     assert (job.status, other.status) == (J.RESOLVED, J.DISPATCHING)
 
 
+def test_a_late_answer_finds_its_job_among_those_that_are_kept_also_after_a_restart() -> None:
+    run = Run()
+    jobs = [run.job(["a", "b"]) for _ in range(4)]
+    while run.engine.requests:
+        for request in run.step():
+            run.answer(request)
+    run.engine.remove(jobs[1].id, run.now)
+    run.step()
+    for _ in range(2):
+        for job in jobs:
+            for request_id in job.request_ids:
+                found = run.engine.answer("a", request_id, 200, None, run.now)
+                assert found is (Verdict.UNKNOWN if job is jobs[1] else Verdict.LATE)
+            assert run.engine.answer("a", job.id, 200, None, run.now) is Verdict.UNKNOWN
+        run.restart()
+
+
 @pytest.mark.parametrize("request_id", [0, -1, 1, FIRST_ID, FIRST_ID + 3, 2**63, 2**64 - 1])
 def test_an_answer_with_an_id_that_no_request_has_is_unknown(request_id: int) -> None:
     run = Run()
@@ -1492,6 +1604,7 @@ def test_an_ended_job_leaves_nothing_behind_in_the_engine_but_itself() -> None:
             engine.cancel(job.id, run.now)
         run.step(10.0)
     assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
+    assert engine._window._offers == {}
     assert not any(job.ready for job in engine.jobs.values())
     assert engine._timers == []
 

@@ -431,6 +431,15 @@ class EngineMachine(RuleBasedStateMachine):
                     assert request.is_head is (request.destination not in heads)
                     heads.add(request.destination)
 
+    @invariant()
+    def no_destination_is_waited_for_while_nobody_has_the_turn_at_it(self) -> None:
+        """Where something waits and nothing is out, a job that has its turn was offered the destination."""
+        window = self.engine._window
+        turns = {job.id for job in self.engine.jobs.values() if job.runnable}
+        offered = {destination for job_id in turns for destination in window._offers.get(job_id, ())}
+        for destination, waiting in window._parked.items():
+            assert destination in window.busy or destination in offered or all(one.is_final for one in waiting)
+
     def teardown(self) -> None:
         """When all devices answer, every job ends, and the engine alone tells when to wake it."""
         if not hasattr(self, "engine"):
@@ -454,6 +463,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.now = max(self.now, wake)
         assert all(job.is_final for job in engine.jobs.values())
         assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
+        assert engine._window._offers == {}
         self.counters_are_those_of_a_recount()
         self.the_disk_has_what_the_engine_knows()
         self.what_has_ended_never_changes()
@@ -556,4 +566,5 @@ def test_the_same_holds_over_a_long_and_busy_life(seed: int) -> None:
         life.what_has_ended_never_changes()
         life.the_window_and_the_destinations_are_kept()
         life.the_scheduler_keeps_its_books()
+        life.no_destination_is_waited_for_while_nobody_has_the_turn_at_it()
     life.teardown()

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from itertools import pairwise
 from typing import Any
 
 from puppetmaster.documents import job_to_document
 from puppetmaster.effects import Change
 from puppetmaster.models import Job
+from puppetmaster.pacing import INTERVAL
 from puppetmaster.states import RequestStatus
-from puppetmaster.teller import INTERVAL, Teller
-
-TURN = 1e-4  # seconds that a turn of the loop takes here
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """A loop on a clock of its own, that jumps to the next timer instead of waiting for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-
-    def time(self) -> float:
-        """Our clock."""
-        return self._now
-
-    def _run_once(self) -> None:
-        self._now += TURN
-        if not self._ready and self._scheduled:
-            self._now = max(self._now, self._scheduled[0].when())
-        super()._run_once()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    loop = FastLoop()
-    try:
-        loop.run_until_complete(main)
-    finally:
-        loop.close()
+from puppetmaster.teller import Teller
+from tests.fast_loop import run
 
 
 class Watcher:
@@ -230,19 +203,5 @@ def test_a_state_can_be_retained_and_taken_away_without_an_event() -> None:
         watcher.teller.forget(7)
         assert watcher.events() == []
         assert [said and said["doneCount"] for said in watcher.retained()] == [3, None]
-
-    run(main())
-
-
-def test_the_books_about_jobs_that_are_quiet_are_thrown_away() -> None:
-    async def main() -> None:
-        watcher = Watcher()
-        for job_id in range(500):
-            watcher.tell(Change.CHANGED, job_id)
-            await asyncio.sleep(0.01)
-        watcher.tell(Change.CHANGED, 1_000)
-        await asyncio.sleep(0.2)
-        assert len(watcher.teller._told_at) < 50
-        assert watcher.teller._untold == {}
 
     run(main())

@@ -58,6 +58,8 @@ class Journal:
         """May frames be appended? If not, :meth:`rewrite` is the only way on."""
         self.size = 0
         """Bytes in the journal."""
+        self.bytes_written = 0
+        """Bytes that were written since the opening, snapshots and all."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(directory / f"{name}.lock")
@@ -185,6 +187,7 @@ class Journal:
         self._files.sync(descriptor)
         self._sequence += 1
         self.size += len(data)
+        self.bytes_written += len(data)
 
     def _prepare(self, generation: int, tables: Tables) -> tuple[int, int]:
         """Write what has to be there before the rename; return the new journal and the snapshot's size."""
@@ -207,6 +210,7 @@ class Journal:
             self._files.sync(descriptor)
         finally:
             self._close_quietly(descriptor)
+        self.bytes_written += size
         return size
 
     def _create_journal(self, generation: int) -> int:

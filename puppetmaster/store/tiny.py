@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tinydb import TinyDB
 
@@ -14,11 +16,15 @@ from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store.files import FileSystem
 from puppetmaster.store.group import GroupCommit
 from puppetmaster.store.journal import Journal
-from puppetmaster.store.ledger import Frame, Ledger, Tables
+from puppetmaster.store.ledger import Ledger, Tables
 from puppetmaster.store.port import Document
 from puppetmaster.store.table import JournalDB, JournalTable
 
 log = logging.getLogger(__name__)
+
+
+OnCommit = Callable[[float], None]
+"""Is told the seconds that a commit took to be written and synced, in the writer's thread; must not raise."""
 
 
 class TinyStore:
@@ -28,8 +34,11 @@ class TinyStore:
     bytes and never sees what changes afterwards.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, on_commit: OnCommit | None = None) -> None:
+        self.commits = 0
+        """How many commits have been written."""
         self._journal = journal
+        self._on_commit = on_commit
         self._ledger = Ledger(journal.tables)
         # From here on the ledger alone owns the tables.
         journal.tables = {}
@@ -38,13 +47,26 @@ class TinyStore:
         self._group = GroupCommit(self._depart)
 
     @classmethod
-    def open(cls, directory: Path, name: str = "puppetmaster", files: FileSystem | None = None) -> TinyStore:
+    def open(
+        cls,
+        directory: Path,
+        name: str = "puppetmaster",
+        files: FileSystem | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> TinyStore:
         """Open or make the store ``<directory>/<name>.json``, and replay its journal.
+
+        ``on_commit`` is told of every commit that has reached the disk, before its waiters are.
 
         Raises StoreLocked when a process has it open, StoreCorrupt when a file is damaged or from a newer
         release (nothing was changed on disk), StoreUnavailable when the disk refuses.
         """
-        return cls(Journal(Path(directory), name, files))
+        return cls(Journal(Path(directory), name, files), on_commit)
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes have gone to the files since the opening, snapshots and all."""
+        return self._journal.bytes_written
 
     @property
     def db(self) -> TinyDB:
@@ -100,22 +122,27 @@ class TinyStore:
         if not self._journal.trusted:
             # The tables hold all that was ever put, so what had gathered needs no writing of its own.
             self._ledger.take()
-            written = self._writer.submit(self._journal.rewrite, self._ledger.copy())
+            written = self._writer.submit(self._write, self._journal.rewrite, self._ledger.copy())
             return written, written
         if not self._ledger.changed:
             nothing: Future[None] = Future()
             nothing.set_result(None)
             return nothing, nothing
         compacting = self._journal.is_oversized()
-        written = self._writer.submit(self._append, self._ledger.take())
+        written = self._writer.submit(self._write, self._journal.append, self._ledger.take())
         if compacting:
             return written, self._writer.submit(self._compact, self._ledger.copy())
         return written, written
 
     # Both run in the writer thread.
 
-    def _append(self, frame: Frame) -> None:
-        self._journal.append(frame)
+    def _write(self, write: Callable[[Any], None], what: object) -> None:
+        """Write what a commit is about."""
+        begun = time.perf_counter()
+        write(what)
+        self.commits += 1
+        if self._on_commit is not None:
+            self._on_commit(time.perf_counter() - begun)
 
     def _compact(self, tables: Tables) -> None:
         """Write a new snapshot. Its failure harms nobody: the journal goes on, or the next commit rewrites."""
