@@ -1,23 +1,133 @@
-"""The values that documents are made of, as types that check themselves."""
+"""The values that documents are made of, as types that check themselves and have a JSON schema.
+
+A schema says what can be said in one; limits in bytes can't.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    RootModel,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
 
-from puppetmaster.policies import MAX_SECONDS, destination_fault
+from puppetmaster.policies import MAX_DESTINATION, MAX_SECONDS, UNPUBLISHABLE, destination_fault
+from puppetmaster.states import REQUEST_FINAL, RequestStatus
 from puppetmaster.times import from_text, to_text
 from puppetmaster.wire import MAX_DATA_BYTES, MAX_DEPTH
 
 MAX_RESOURCE_BYTES = 1023
 """The controller's buffer for a resource."""
 
+MAX_NAME, MAX_LABELS = 128, 64
+
+Schema = dict[str, Any]
+"""A JSON schema."""
+
+
+# Schemas: what a value has to look like before it is read
+
+NO_CONTROL = r"[^\u0000-\u001f]"
+
+# Without the surrogates: no text in UTF-8 has any, and not every dialect of patterns can say them.
+_POISON = re.sub(
+    "[\0-\x1f\x7f-\x9f\ufdd0-\uffff]",
+    lambda found: f"\\u{ord(found.group()):04x}",
+    f"/{UNPUBLISHABLE}".replace("\ud800-\udfff", ""),
+)
+
+
+class DestinationText(RootModel[str]):
+    """One level of a topic: no / + #, no control characters, and no $ in front."""
+
+    root: str = Field(
+        min_length=1,
+        max_length=MAX_DESTINATION,
+        pattern=f"^[^${_POISON}][^{_POISON}]*$",
+        examples=["device-0001"],
+    )
+
+
+_LINE_END = re.compile(r"(?<!\n)\n(?!\n)")
+
+
+def plain(schema: Schema) -> None:
+    """Take from a model's schema what says nothing: titles that repeat a name, defaults of none, ends of lines."""
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+        if field.get("default", ...) is None:
+            del field["default"]
+    for described in (schema, *schema.get("properties", {}).values()):
+        described["description"] = _LINE_END.sub(" ", described.get("description", ""))
+
+
+def not_empty(schema: Schema) -> None:
+    """Say that an object needs a field, whichever."""
+    plain(schema)
+    schema["minProperties"] = 1
+
+
+@dataclass(frozen=True)
+class _Like:
+    """Gives a value that is checked by hand the schema of another type."""
+
+    kind: Any
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> Schema:
+        return handler(TypeAdapter(self.kind).core_schema)
+
+
+_METHOD: Schema = {
+    "type": "string",
+    "pattern": "^([gG][eE][tT]|[pP][oO][sS][tT]|[pP][uU][tT]|[dD][eE][lL][eE][tT][eE])$",
+    "examples": ["get", "post", "put", "delete"],
+}
+_RESOURCE: Schema = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_RESOURCE_BYTES,
+    "pattern": f"^/{NO_CONTROL}*$",
+    "examples": ["/system/reboot"],
+}
+_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^{NO_CONTROL}+$"}
+_LABELS: Schema = {
+    "anyOf": [
+        {"type": "array", "maxItems": MAX_LABELS, "items": _NAME},
+        {
+            "type": "object",
+            "maxProperties": MAX_LABELS,
+            "propertyNames": {"pattern": f"^{NO_CONTROL}*$"},
+            "additionalProperties": {"type": "string", "pattern": f"^{NO_CONTROL}*$"},
+        },
+    ],
+    "examples": [["site=berlin"], {"site": "berlin"}],
+}
+_TIME: Schema = {"type": "string", "format": "date-time", "examples": ["2038-01-01T00:00:00Z"]}
+_FINAL_WORDS = [status.value for status in RequestStatus if status in REQUEST_FINAL]
+_FINAL_STATUS: Schema = {"type": "string", "enum": _FINAL_WORDS}
+
+
+# Checks
+
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _read_whole(value: object) -> object:
+    # JSON knows one kind of numbers: some clients write 5.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_destination(value: str) -> str:
@@ -84,6 +194,12 @@ def _read_labels(value: object) -> object:
     return value
 
 
+def _check_final(value: object) -> object:
+    if not isinstance(value, str) or value not in _FINAL_WORDS:
+        raise ValueError(f"only requests that have ended are meant: {', '.join(_FINAL_WORDS)}")
+    return RequestStatus(value)
+
+
 def encodable(text: str, limit: int = 200) -> str:
     """A text that can be encoded, whatever a caller put into a field's name; at most ``limit`` characters of it."""
     return text[:limit].encode("utf-8", "replace").decode()
@@ -94,15 +210,33 @@ def listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-Destination = Annotated[str, AfterValidator(_check_destination)]
-Destinations = Annotated[list[Destination], Field(min_length=1), BeforeValidator(listed)]
-Method = Annotated[Literal["get", "post", "put", "delete"], BeforeValidator(_lower)]
-Resource = Annotated[str, AfterValidator(_check_resource)]
+# Types
+
+Destination = Annotated[str, AfterValidator(_check_destination), _Like(DestinationText)]
+Destinations = Annotated[
+    list[Destination],
+    Field(min_length=1),
+    BeforeValidator(listed),
+    _Like(DestinationText | Annotated[list[DestinationText], Field(min_length=1)]),
+]
+Method = Annotated[Literal["get", "post", "put", "delete"], BeforeValidator(_lower), WithJsonSchema(_METHOD)]
+Resource = Annotated[str, AfterValidator(_check_resource), WithJsonSchema(_RESOURCE)]
 Data = Annotated[Any, AfterValidator(_check_data)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_SECONDS * 1000, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(_read_whole)]
+Priority = Annotated[int, Field(ge=0, le=100), BeforeValidator(_read_whole)]
+RetryLimit = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_read_whole)]
+Code = Annotated[int, Field(ge=100, le=999), BeforeValidator(_read_whole)]
 PerMinute = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_check_text)]
-Time = Annotated[Any, BeforeValidator(_read_time)]
-Labels = Annotated[list[Name], Field(max_length=64), BeforeValidator(_read_labels)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_check_text), WithJsonSchema(_NAME)]
+Time = Annotated[Any, BeforeValidator(_read_time), WithJsonSchema(_TIME)]
+Labels = Annotated[list[Name], Field(max_length=MAX_LABELS), BeforeValidator(_read_labels), WithJsonSchema(_LABELS)]
+FinalStatus = Annotated[RequestStatus, BeforeValidator(_check_final), WithJsonSchema(_FINAL_STATUS)]
+FinalStatuses = Annotated[
+    list[FinalStatus],
+    Field(min_length=1),
+    BeforeValidator(listed),
+    _Like(FinalStatus | Annotated[list[FinalStatus], Field(min_length=1)]),
+]
+"""One or more statuses of requests that have ended."""

@@ -23,19 +23,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from puppetmaster.errors import Fault, InvalidDocument, TooLarge
 from puppetmaster.fields import (
+    Code,
     Count,
     Data,
     Destination,
     Destinations,
+    FinalStatuses,
     Labels,
     Method,
     Milliseconds,
     Name,
     PerMinute,
+    Priority,
     Resource,
+    RetryLimit,
+    Schema,
     Seconds,
     Time,
     encodable,
+    not_empty,
+    plain,
 )
 from puppetmaster.models import JobSpec, Limits, Message
 from puppetmaster.policies import (
@@ -46,9 +53,12 @@ from puppetmaster.policies import (
     Rate,
     RetryPolicy,
 )
+from puppetmaster.states import REQUEST_FAILED, RequestStatus
 
 MAX_FAULTS = 20
 """How many faults are reported at once: a list of 100,000 bad destinations says enough with the first ones."""
+
+NO_OBJECT = Fault("", "the body has to be a JSON object")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -56,26 +66,32 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class _Part(BaseModel):
     """Unknown fields are faults: a typing error must not change what a fleet is told to do."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=plain)
 
 
 class _Lenient(BaseModel):
     """Unknown fields are ignored: clients send whole messages, ids and tunnels included."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True, json_schema_extra=plain)
 
 
 class RetryPart(_Part):
-    """``retry``."""
+    """When a request is tried again. Without it only what was refused is (423, 429, 503), not silence."""
 
-    limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    limit: RetryLimit = 3
+    """How many attempts may follow the first one; 0: none."""
     delay: Seconds = 1.0
+    """Seconds before the second attempt."""
     factor: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 2.0
+    """Each delay is so many times the one before."""
     max_delay: Seconds = Field(60.0, alias="maxDelay")
+    """Seconds of the longest delay."""
     jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    on: list[Annotated[int, Field(ge=100, le=999)] | Literal["timeout"]] = Field(
-        default=[*TRANSIENT_CODES, TIMEOUT], min_length=1
+    """Each delay is shortened at random by up to this share of it, so that not all come back at once."""
+    on: list[Code | Literal["timeout"]] = Field(
+        default=[*sorted(TRANSIENT_CODES), TIMEOUT], min_length=1
     )
+    """The answer codes after which it is tried again, and "timeout" for silence."""
 
     def to_policy(self) -> RetryPolicy:
         """The policy that it describes."""
@@ -90,12 +106,16 @@ class RetryPart(_Part):
 
 
 class RatePart(_Part):
-    """``rate``."""
+    """How many requests may be sent in a minute. The rate may grow with what has worked."""
 
     per_minute: PerMinute = Field(alias="perMinute")
+    """Requests in a minute."""
     factor: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
+    """The rate is multiplied by this, each time that `every` requests have resolved; 1: it stays."""
     every: Count = 1
+    """How many requests have to resolve before the rate grows."""
     max: PerMinute | None = None
+    """Requests in a minute that the rate may grow to, not less than `perMinute`; null: without end."""
 
     @model_validator(mode="after")
     def _in_order(self) -> RatePart:
@@ -109,10 +129,12 @@ class RatePart(_Part):
 
 
 class AbortPart(_Part):
-    """``abort``."""
+    """When the job gives up: it ends as aborted."""
 
     error_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = Field(alias="errorPercent")
+    """Percent of the ended requests that have failed (error or timeout; canceled ones don't count) ..."""
     minimum: Count = 1
+    """... when at least so many have ended."""
 
     def to_policy(self) -> AbortThreshold:
         """The threshold that it describes."""
@@ -123,11 +145,17 @@ class LimitsPart(_Part):
     """What a job may be given at its birth and later."""
 
     timeout: Seconds | None = None
+    """Seconds for the whole job, from its start; then it ends as timeout. Null: it takes what it takes."""
     concurrency: Count | None = None
+    """How many requests of this job may be out at once; null: as many as there is room for."""
     retry: RetryPart | None = None
+    """When a request is tried again."""
     rate: RatePart | None = None
+    """How many requests may be sent in a minute; null: as many as there is room for."""
     abort: AbortPart | None = None
-    priority: Annotated[int, Field(ge=0, le=100)] | None = None
+    """When the job gives up; null: never."""
+    priority: Priority | None = None
+    """A job with a higher one sends first, jobs of one priority send in turn. 50 unless it is given."""
 
     def to_limits(self, base: Limits) -> Limits:
         """``base`` with what was given; a field that is null goes back to its default."""
@@ -146,26 +174,50 @@ class LimitsPart(_Part):
 
 
 class MessagePart(_Lenient):
-    """A message."""
+    """What a device is asked to do. Other fields are ignored."""
 
     method: Method
+    """get, post, put or delete, in any case."""
     resource: Resource
+    """The path on the device: at most 1023 bytes in UTF-8, no control characters."""
     data: Data = None
+    """Any JSON, at most 100 levels deep and 448 KiB as text, whole numbers of at most 64 bits; null is not sent."""
 
 
 class RequestPart(_Lenient):
-    """``__request`` of a message."""
+    """Where a message goes and how long it may take. Other fields are ignored."""
 
     destination: Destinations | None = None
+    """One destination or a list of them; "localhost" is the machine that puppetmaster runs on."""
     old_destination: Destinations | None = Field(None, alias="__destination")
+    """Another way to write `destination`, which goes before it."""
     timeout: Seconds | None = None
+    """Seconds that each attempt of its requests may take; it goes before `requestTimeout` of the job."""
+
+
+def _is_given(name: str) -> Schema:
+    """Holds when a field is there and not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _with_destination(schema: Schema) -> None:
+    plain(schema)
+    inside = {"type": "object", "anyOf": [_is_given("destination"), _is_given("__destination")]}
+    schema["anyOf"] = [
+        {"required": ["__request"], "properties": {"__request": inside}},
+        _is_given("__destination"),
+    ]
 
 
 class BatchPart(MessagePart):
-    """One message of ``batch`` or ``collection`` and where it goes."""
+    """One message of a batch and where it goes: its destination has to be given in one of three places."""
+
+    model_config = ConfigDict(json_schema_extra=_with_destination)
 
     request: RequestPart | None = Field(None, alias="__request")
+    """Where it goes and how long it may take."""
     destination: Destinations | None = Field(None, alias="__destination")
+    """One destination or a list of them, where `__request` has none."""
 
     @property
     def destinations(self) -> list[str] | None:
@@ -180,51 +232,116 @@ class BatchPart(MessagePart):
 
 
 class OptionsPart(_Lenient):
-    """``options`` of the predecessor."""
+    """Options of the predecessor; others than these are ignored."""
 
     timeout: Milliseconds | None = None
+    """Milliseconds that each attempt of a request may take."""
 
 
-class _JobPart(LimitsPart):
-    request_timeout: Seconds | None = Field(None, alias="requestTimeout")
-    start_at: Time | None = Field(None, alias="startAt")
+class _NewJob(LimitsPart):
+    """What only a job that is being made may be given."""
+
     name: Name | None = None
+    """What people call the job; 1 to 128 characters, no control characters."""
     labels: Labels | None = None
+    """Up to 64 texts to find the job by. An object {"site": "berlin"} is another way to write ["site=berlin"]; each of
+    them has 1 to 128 characters in that form, no control characters."""
+    start_at: Time | None = Field(None, alias="startAt")
+    """When the job starts, ISO 8601; UTC where it has no offset. At once where it is in the past or not given."""
     key: Name | None = None
+    """Makes it safe to send the body again: the same key with the same body answers the same job, and makes no
+    second one; with another body it is refused (409)."""
+    dry_run: bool | None = Field(None, alias="dryRun")
+    """True: everything is checked and nothing is made; the answer tells how many requests there would be."""
+
+
+class _JobPart(_NewJob):
+    request_timeout: Seconds | None = Field(None, alias="requestTimeout")
+    """Seconds that each attempt of a request may take; the setting request_timeout (3600) unless it is given."""
 
 
 class BatchJob(_JobPart):
-    """The spelling ``batch``."""
+    """Messages, each with its destinations in `__request.destination`. It becomes one request for each of them."""
 
     batch: Annotated[list[BatchPart], Field(min_length=1)]
+    """The messages. A destination gets its requests one at a time, in the order of this list."""
 
 
 class CollectionJob(_JobPart):
-    """The spelling ``collection``."""
+    """Messages, each with its destinations in `__destination`; their `id`, `tunnel` and `__task` are ignored."""
 
     collection: Annotated[list[BatchPart], Field(min_length=1)]
+    """The messages. A destination gets its requests one at a time, in the order of this list."""
 
 
 class BroadcastJob(_JobPart):
-    """The spelling ``destinations`` and ``message``."""
+    """One message to many destinations."""
 
     destinations: Destinations
+    """One destination or a list of them; one that stands in it twice gets two requests."""
     message: MessagePart
+    """What all of them are asked to do."""
     options: OptionsPart | None = None
+    """Options of the predecessor."""
 
 
 class SingleRequest(_Part):
-    """The body of POST /requests."""
+    """One message to one destination."""
 
     destination: Destination = LOCALHOST
+    """Where it goes; "localhost" is the machine that puppetmaster runs on."""
     message: MessagePart
+    """What it is asked to do."""
     options: OptionsPart | None = None
+    """How long it may take."""
+    key: Name | None = None
+    """Makes it safe to send the body again: the same key with the same body answers the same request, and makes no
+    second one; with another body it is refused (409)."""
 
 
 class JobUpdate(LimitsPart):
-    """The body of PUT /jobs/:id."""
+    """A new status, new limits, or both. What is not named stays; a limit that is null goes back to its default."""
+
+    model_config = ConfigDict(json_schema_extra=not_empty)
 
     status: Literal["paused", "dispatching", "canceled"] | None = None
+    """paused: nothing more is sent, what is out is still answered. dispatching: it goes on, or starts before its time.
+    canceled: it ends, with all its requests that have not ended. Null: it stays as it is."""
+
+
+class Rerun(_NewJob):
+    """Which requests are run again, and how.
+
+    What is not named is taken over from the job, but for key and startAt. A limit that is null goes back to its
+    default; a name or labels that are null are none.
+    """
+
+    status: FinalStatuses | None = None
+    """Requests in this status, or in any of a list of them, are run again; error and timeout unless it is given."""
+
+    @property
+    def statuses(self) -> frozenset[RequestStatus]:
+        """Requests in any of these are run again."""
+        return frozenset(self.status or REQUEST_FAILED)
+
+    def to_name(self, base: str | None) -> str | None:
+        """The name of the new job: what was given (null: none), or that of the job that is run again."""
+        return self.name if "name" in self.model_fields_set else base
+
+    def to_labels(self, base: tuple[str, ...]) -> tuple[str, ...]:
+        """The labels of the new job: what was given (null: none), or those of the job that is run again."""
+        return tuple(self.labels or ()) if "labels" in self.model_fields_set else base
+
+    def fingerprint(self, job_id: int) -> str:
+        """Tells whether two bodies with one key ask for the same of the same job; empty without a key.
+
+        It says nothing of the requests: who asks again gets the job that was made at first, whatever became of the
+        requests of the old one meanwhile.
+        """
+        if self.key is None:
+            return ""
+        asked = {name: getattr(self, name) for name in self.model_fields_set - {"status", "dry_run"}}
+        return _digest(["rerun", job_id, sorted(self.statuses), asked])
 
 
 # Reading
@@ -257,30 +374,37 @@ class JobReader:
         """
         spelling = _spelling(document)
         if spelling == "batch":
-            part = _parse(BatchJob, document)
+            part = parse(BatchJob, document)
             return self._spec(part, self._batched(part.batch, "batch"), part.request_timeout)
         if spelling == "collection":
-            listed = _parse(CollectionJob, document)
+            listed = parse(CollectionJob, document)
             return self._spec(listed, self._batched(listed.collection, "collection"), listed.request_timeout)
-        cast = _parse(BroadcastJob, document)
+        cast = parse(BroadcastJob, document)
         batch = [(cast.message, cast.destinations, None)]
         return self._spec(cast, batch, cast.request_timeout or _milliseconds(cast.options))
 
     def request(self, document: object) -> JobSpec:
         """What a body of POST /requests asks for: a job of one request."""
-        part = _parse(SingleRequest, document)
+        part = parse(SingleRequest, document)
         batch: list[tuple[MessagePart, list[str], float | None]] = [(part.message, [part.destination], None)]
-        return self._spec(_JobPart.model_validate({}), batch, _milliseconds(part.options))
+        return self._spec(_JobPart.model_validate({"key": part.key}), batch, _milliseconds(part.options))
 
     def update(self, document: object) -> JobUpdate:
         """What a body of PUT /jobs/:id asks for.
 
         :raises InvalidDocument: also when it asks for nothing.
         """
-        part = _parse(JobUpdate, document)
+        part = parse(JobUpdate, document)
         if not part.model_fields_set:
             raise InvalidDocument([Fault("", "give a status or a limit to change")])
         return part
+
+    def rerun(self, document: object) -> Rerun:
+        """What a body of POST /jobs/:id/rerun asks for; none asks for nothing special.
+
+        :raises InvalidDocument: with every fault that was found.
+        """
+        return parse(Rerun, {} if document is None else document)
 
     def _batched(
         self, items: Sequence[BatchPart], field: str
@@ -334,13 +458,14 @@ class JobReader:
             name=part.name,
             labels=tuple(part.labels or ()),
             key=part.key,
+            dry_run=bool(part.dry_run),
         )
         return spec if spec.key is None else replace(spec, fingerprint=_fingerprint(spec))
 
 
 def _spelling(document: object) -> str:
     if not isinstance(document, dict):
-        raise InvalidDocument([Fault("", "the body has to be a JSON object")])
+        raise InvalidDocument([NO_OBJECT])
     found = [name for name in ("batch", "collection", "destinations", "message") if name in document]
     if not found:
         raise InvalidDocument([Fault("", "it needs batch, collection, or destinations and message")])
@@ -353,7 +478,13 @@ def _spelling(document: object) -> str:
     return found[0]
 
 
-def _parse(model: type[_Model], document: object) -> _Model:
+def parse(model: type[_Model], document: object) -> _Model:
+    """A body, checked.
+
+    :raises InvalidDocument: with every fault that was found.
+    """
+    if not isinstance(document, dict):
+        raise InvalidDocument([NO_OBJECT])
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -364,9 +495,13 @@ def _parse(model: type[_Model], document: object) -> _Model:
 _INNER_STEP = re.compile(r"int|str|constrained-.*|function-.*|(literal|list)\[.*")
 
 
+# Where pydantic speaks of its own things.
+_MESSAGES = {"extra_forbidden": "there is no such field", "model_type": "it has to be a JSON object"}
+
+
 def _fault(error: Mapping[str, Any]) -> Fault:
     path = ".".join(str(step) for step in error["loc"] if not _INNER_STEP.fullmatch(str(step)))
-    message = "there is no such field" if error["type"] == "extra_forbidden" else error["msg"]
+    message = _MESSAGES.get(error["type"], error["msg"])
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
     return Fault(encodable(path), encodable(message))
@@ -380,10 +515,25 @@ def _identity(message: Message) -> bytes:
     return orjson.dumps([message.method, message.resource, message.timeout, message.data])
 
 
+# The order is that of the hashes in the stores of earlier versions.
+_ASKED = ("messages", "batch", "limits", "start_at", "name", "labels", "key", "fingerprint")
+
+
 def _fingerprint(spec: JobSpec) -> str:
     """The same for bodies that ask for the same, however they are spelled."""
-    return hashlib.sha256(orjson.dumps(spec, default=_listed_codes, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    asked = {name: orjson.Fragment(_sorted_json(getattr(spec, name))) for name in _ASKED}
+    return hashlib.sha256(orjson.dumps(asked)).hexdigest()
 
 
-def _listed_codes(codes: object) -> object:
-    return sorted(codes, key=str) if isinstance(codes, frozenset) else codes
+def _digest(value: object) -> str:
+    return hashlib.sha256(_sorted_json(value)).hexdigest()
+
+
+def _sorted_json(value: object) -> bytes:
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_SORT_KEYS)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (RetryPart, RatePart, AbortPart)):
+        return value.to_policy()
+    return sorted(value, key=str) if isinstance(value, frozenset) else value

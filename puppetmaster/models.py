@@ -61,6 +61,8 @@ class JobSpec:
     """Idempotency key."""
     fingerprint: str = ""
     """Tells whether two bodies with one key are the same."""
+    dry_run: bool = False
+    """Whether its caller wants to know no more than that it could be made."""
 
     @property
     def total(self) -> int:

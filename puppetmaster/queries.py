@@ -2,57 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from puppetmaster.errors import Fault, InvalidDocument
-from puppetmaster.fields import Time, listed
+from puppetmaster.fields import FinalStatus, Time, listed, plain
 from puppetmaster.states import JobStatus, RequestStatus
 
 MAX_LIMIT = 10_000
 """The longest page; one that would not fit a message on the bus is refused all the same."""
 
+MAX_OFFSET = 2**53
+"""The largest whole number that every reader of JSON keeps."""
 
-Texts = Annotated[list[str], BeforeValidator(listed)]
+MAX_TEXTS = 100
+"""How often a label or a destination may be repeated: each is compared with everything that is looked at."""
+
+ANY = "*"
+"""Stands for any run of characters in the filter of a destination."""
 
 
-class _Query(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+_WHOLE = re.compile("-?[0-9]+")
+_TRUTHS = {"true": True, "false": False}
 
 
-class Page(_Query):
-    """Which part of a list: at most ``limit``, after the first ``offset``."""
+def _read_whole(value: object) -> object:
+    # pydantic would take "1_000", " 5" and "5.0", too.
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise ValueError("it has to be a whole number")
+    return value
 
-    limit: Annotated[int, Field(ge=0, le=MAX_LIMIT)] = 100
-    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
+
+def _read_truth(value: object) -> object:
+    # pydantic would take "on", "t" and "1", too; Python's clients write "True".
+    found = _TRUTHS.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError("it has to be true or false")
+    return found
+
+
+Whole = Annotated[int, BeforeValidator(_read_whole)]
+Limit = Annotated[int, Field(ge=0, le=MAX_LIMIT), BeforeValidator(_read_whole)]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(_read_whole)]
+Truth = Annotated[bool, BeforeValidator(_read_truth)]
+Texts = Annotated[list[str], Field(max_length=MAX_TEXTS), BeforeValidator(listed)]
+JobStatuses = Annotated[list[JobStatus], BeforeValidator(listed)]
+RequestStatuses = Annotated[list[RequestStatus], BeforeValidator(listed)]
+FinalStatuses = Annotated[list[FinalStatus], BeforeValidator(listed)]
+
+
+class DestinationFilter:
+    """Which destinations are meant: those that are named, and those that fit a text with ``*`` in it."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        named = set(texts)
+        self._patterns = [text.split(ANY) for text in sorted(named) if ANY in text]
+        self._exact = frozenset(named)
+
+    def matches(self, destination: str) -> bool:
+        """Whether a destination is meant."""
+        return destination in self._exact or any(_fits(destination, parts) for parts in self._patterns)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Made from what a query holds: a text or a list of them."""
+        texts = Annotated[Texts, Field(examples=[["device-0001", "device-00*"]])]
+        return core_schema.no_info_after_validator_function(cls, handler.generate_schema(texts))
+
+
+def _fits(text: str, parts: list[str]) -> bool:
+    """Whether the parts stand in a text in their order, the first at its beginning and the last at its end.
+
+    Each part is taken where it stands first, which loses nothing. A regular expression would try all its places in
+    turn: with a dozen of parts that takes longer than anybody lives.
+    """
+    first, *middle, last = parts
+    if not text.startswith(first):
+        return False
+    place = len(first)
+    for part in middle:
+        place = text.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return len(text) - place >= len(last) and text.endswith(last)
+
+
+class Query(BaseModel):
+    """A query string. What it does not know it ignores."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, json_schema_extra=plain)
+
+
+class Page(Query):
+    """Which part of a list."""
+
+    limit: Limit = 100
+    """How many at most."""
+    offset: Offset = 0
+    """How many to leave out first."""
 
 
 class JobsQuery(Page):
-    """GET /jobs. A ``status`` or ``label`` that is repeated: any of the statuses, all of the labels."""
+    """GET /jobs."""
 
-    status: Annotated[list[JobStatus], BeforeValidator(listed)] | None = None
-    label: Texts | None = None
+    status: JobStatuses | None = None
+    """Only jobs in this status; repeated: in any of them."""
+    label: Annotated[Texts, Field(examples=[["site=berlin"]])] | None = None
+    """Only jobs with this label, such as site=berlin; repeated: with all of them."""
     since: Time | None = None
+    """Only jobs created at this time or later, ISO 8601; UTC where it has no offset."""
 
 
 class JobQuery(Page):
-    """GET /jobs/:id. ``collection``: where the request objects come, or (false) that only their ids do."""
+    """GET /jobs/:id."""
 
-    collection: bool | None = None
-    status: Annotated[list[RequestStatus], BeforeValidator(listed)] | None = None
+    collection: Truth | None = None
+    """Not given: `requests` holds request objects. True: they come in `collection`, and `requests` holds their ids.
+    False: ids alone, and all of them unless there is a `limit`."""
+    status: RequestStatuses | None = None
+    """Only requests in this status; repeated: in any of them."""
+    destination: DestinationFilter | None = None
+    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters."""
+
+
+class AnswersQuery(Query):
+    """GET /jobs/:id/answers."""
+
+    limit: Limit = 100
+    """How many groups at most."""
+    status: FinalStatuses | None = None
+    """Only requests that have ended in this status; repeated: in any of them."""
 
 
 class RequestsQuery(Page):
     """GET /requests."""
 
-    status: Annotated[list[RequestStatus], BeforeValidator(listed)] | None = None
-    destination: Texts | None = None
-    job: int | None = None
+    status: RequestStatuses | None = None
+    """Only requests in this status; repeated: in any of them."""
+    destination: DestinationFilter | None = None
+    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters."""
+    job: Whole | None = None
+    """Only requests of the job with this id."""
 
 
-_Model = TypeVar("_Model", bound=_Query)
+_Model = TypeVar("_Model", bound=Query)
 
 
 def parse(model: type[_Model], query: Mapping[str, Any]) -> _Model:

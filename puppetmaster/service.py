@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from puppetmaster import queries, views
+from puppetmaster.answers import Answers
 from puppetmaster.documents import (
     JOBS,
     MESSAGES,
@@ -32,10 +33,10 @@ from puppetmaster.documents import (
 )
 from puppetmaster.effects import Change, Verdict
 from puppetmaster.engine import Engine
-from puppetmaster.errors import IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
-from puppetmaster.job_document import JobReader
+from puppetmaster.errors import Conflict, IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
+from puppetmaster.job_document import JobReader, Rerun
 from puppetmaster.models import Job, JobSpec, Request
-from puppetmaster.states import RequestStatus
+from puppetmaster.states import REQUEST_FINAL, RequestStatus
 from puppetmaster.store import Store
 from puppetmaster.views import View
 from puppetmaster.wire import MAX_BUS_BYTES, Answer, encode
@@ -48,14 +49,20 @@ STORE_RETRY = 1.0
 RETIRE_INTERVAL = 60.0
 """Seconds between two looks for finished jobs that are too old."""
 
-SCAN_CHUNK = 2000
-"""Documents that are looked at before the loop gets a turn."""
+SCAN_CHUNK = 250
+"""Documents that are looked at before the loop gets a turn: about a millisecond, unless the answers are long."""
+
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""The longest page as JSON. One of 10,000 requests could ask for gigabytes."""
 
 ANSWER_MARGIN = 8192
 """Bytes of an answer that are neither its list nor a caller's texts: the job's fields and the message around it."""
 
 
 _T = TypeVar("_T")
+
+Listener = Callable[[Change, int, Document | None], None]
+"""Hears of a job's change when it is on disk: what :meth:`Outlet.tell` is told. It must not change the document."""
 
 
 class Outlet(Protocol):
@@ -108,6 +115,7 @@ class Service:
         self._saved_next_id = 0
         self._next_retire = 0.0
         self._was_killed = False
+        self._listeners: list[Listener] = []
         self._closing = False
         self._committing = False
         self._batch = self._new_batch()
@@ -134,12 +142,16 @@ class Service:
         logger.info("%d jobs in the store, %d of them unfinished, %d requests out", len(jobs), len(live),
                     self._engine.out_count)
 
+    def listen(self, listener: Listener) -> None:
+        """Have changes told to one more, after the outlet; one that raises does no harm to others."""
+        self._listeners.append(listener)
+
     def start(self) -> None:
         """Begin to work."""
         for job_id, document in self._store.scan(JOBS):
             # After a kill nobody knows what was still told; after a stop everything was.
             if self._was_killed or not self._engine.jobs[job_id].is_final:
-                self._outlet.tell(Change.CHANGED, job_id, document)
+                self._tell(Change.CHANGED, job_id, document)
             else:
                 self._outlet.retain(job_id, document)
         self._cycle = asyncio.create_task(self._run(), name="service-cycle")
@@ -211,15 +223,24 @@ class Service:
         return job_id in self._engine.jobs
 
     async def create_job(self, document: object) -> View:
-        """Make a job and answer it with the ids of its requests; it is on disk then.
+        """Make a job and answer it with the ids of its requests; it is on disk then. A dry run tells how many.
 
         :raises InvalidDocument: with every fault in the document.
         :raises TooLarge: when it has too many requests.
         :raises KeyConflict: when its key belongs to a job with another body.
         :raises StoreUnavailable: when it could not be saved; it was not made then.
         """
-        job = await self._submit(self._reader.job(document))
-        return {**self._job_view(job), "requests": list(job.request_ids)}
+        return await self._make(self._reader.job(document))
+
+    async def rerun_job(self, job_id: int, document: object) -> View:
+        """Make a job of those requests of another that failed, or ended as the caller says; answers as for a new job.
+
+        The order stays, and what the caller does not name is taken over, but for the key and the start time.
+
+        :raises Conflict: when no request ended like that.
+        """
+        rerun = self._reader.rerun(document)
+        return await self._make(await self._again(self._engine.job(job_id), rerun))
 
     async def list_jobs(self, query: Mapping[str, Any]) -> list[View]:
         """A page of the jobs, newest first."""
@@ -233,14 +254,34 @@ class Service:
         ]
         self._stage()
         page = self._store.scan(JOBS, found[wanted.offset : wanted.offset + wanted.limit])
-        return await self._when_saved([views.job_view(job_id, document) for job_id, document in page])
+        return await self._when_saved(await _gather(views.job_view(job_id, document) for job_id, document in page))
 
     async def show_job(self, job_id: int, query: Mapping[str, Any]) -> View:
         """One job and a page of its requests."""
         wanted = queries.parse(queries.JobQuery, query)
         job = self._engine.job(job_id)
         self._stage()
-        return await self._when_saved(await self._job_with_requests(job, wanted))
+        view = await self._job_with_requests(job, wanted)
+        self._engine.job(job_id)  # it may have been removed meanwhile
+        return await self._when_saved(view)
+
+    async def list_answers(self, job_id: int, query: Mapping[str, Any]) -> list[View]:
+        """The answers to a job's requests, equal ones counted together, the most frequent first."""
+        wanted = queries.parse(queries.AnswersQuery, query)
+        job = self._engine.job(job_id)
+        self._stage()
+        answers, statuses = Answers(), _names(wanted.status or REQUEST_FINAL)
+
+        def look(request_id: int, document: Document) -> None:
+            if document["status"] in statuses:
+                answers.add(request_id, document)
+
+        await self._look_through(job.request_ids, look)
+        self._engine.job(job_id)  # it may have been removed meanwhile
+        groups = answers.largest(wanted.limit)
+        documents = self._store.scan(REQUESTS, [group.request_id for group in groups])
+        found = (views.answer_view(group, document) for group, (_, document) in zip(groups, documents, strict=True))
+        return await self._when_saved(await _gather(found))
 
     async def update_job(self, job_id: int, document: object) -> View:
         """Pause, resume or cancel a job, or give it other limits."""
@@ -281,7 +322,8 @@ class Service:
             jobs = list(reversed(self._engine.jobs.values()))
         self._stage()
         ids = (request_id for job in jobs for request_id in reversed(job.request_ids))
-        return await self._when_saved(await self._page(ids, wanted, wanted.status, wanted.destination))
+        page = await self._matching(ids, wanted, wanted.status, wanted.destination)
+        return await self._when_saved(await self._request_views(page))
 
     async def show_request(self, request_id: int) -> View:
         """One request."""
@@ -304,17 +346,59 @@ class Service:
 
     # Inside: callers
 
+    async def _make(self, spec: JobSpec) -> View:
+        if spec.dry_run:
+            self._check_size(spec)
+            self._engine.job_of_key(spec.key, spec.fingerprint)
+            return views.dry_run_view(spec)
+        job = await self._submit(spec)
+        return {**self._job_view(job), "requests": list(job.request_ids)}
+
     async def _submit(self, spec: JobSpec) -> Job:
         if self.unavailable:
             raise StoreUnavailable(self.unavailable)
-        ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
-        if ids_bytes + len(encode([spec.name, spec.labels])) > MAX_BUS_BYTES - ANSWER_MARGIN:
-            raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
+        self._check_size(spec)
         job, created = self._engine.submit(spec, self._now())
         await self._saved()
         if not created and job.id not in self._engine.jobs:
             raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
+
+    def _check_size(self, spec: JobSpec) -> None:
+        ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
+        if ids_bytes + len(encode([spec.name, spec.labels])) > MAX_BUS_BYTES - ANSWER_MARGIN:
+            raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
+
+    async def _again(self, job: Job, rerun: Rerun) -> JobSpec:
+        """The requests of a job that are to be run again, as a job of their own."""
+        statuses = _names(rerun.statuses)
+        numbers: dict[int, int] = {}  # of the messages that are needed again
+        batch: list[tuple[int, list[str]]] = []
+
+        def look(_: int, document: Document) -> None:
+            if document["status"] in statuses:
+                number = numbers.setdefault(document["message"], len(numbers))
+                if not batch or batch[-1][0] != number:
+                    batch.append((number, []))
+                batch[-1][1].append(document["destination"])
+
+        self._stage()
+        await self._look_through(job.request_ids, look)
+        self._engine.job(job.id)  # it may have been removed meanwhile
+        if not batch:
+            named = " or ".join(status.value for status in RequestStatus if status in rerun.statuses)
+            raise Conflict(f"job {job.id} has no request that is {named}")
+        return JobSpec(
+            messages=tuple(job.messages[number] for number in numbers),
+            batch=batch,
+            limits=rerun.to_limits(job.limits),
+            start_at=rerun.start_at,
+            name=rerun.to_name(job.name),
+            labels=rerun.to_labels(job.labels),
+            key=rerun.key,
+            fingerprint=rerun.fingerprint(job.id),
+            dry_run=bool(rerun.dry_run),
+        )
 
     async def _saved(self) -> None:
         """Wait until all that has happened so far is on disk.
@@ -336,45 +420,55 @@ class Service:
 
     async def _job_with_requests(self, job: Job, wanted: queries.JobQuery) -> View:
         view = self._job_view(job)
-        if wanted.collection is False and wanted.status is None:
+        if wanted.collection is False and wanted.status is None and wanted.destination is None:
             ids = job.request_ids[wanted.offset :]
             return {**view, "requests": list(ids[: wanted.limit] if "limit" in wanted.model_fields_set else ids)}
-        page = await self._page(job.request_ids, wanted, wanted.status, None)
-        ids_of_page = [request["id"] for request in page]
-        if wanted.collection is None:
-            return {**view, "requests": page}
+        found = await self._matching(job.request_ids, wanted, wanted.status, wanted.destination)
+        if wanted.collection is False:
+            return {**view, "requests": found}
+        page = await self._request_views(found)
         if wanted.collection:
-            return {**view, "requests": ids_of_page, "collection": page}
-        return {**view, "requests": ids_of_page}
+            return {**view, "requests": [request["id"] for request in page], "collection": page}
+        return {**view, "requests": page}
 
-    async def _page(
+    async def _matching(
         self,
         ids: Iterable[int],
         page: queries.Page,
         statuses: list[RequestStatus] | None,
-        destinations: list[str] | None,
-    ) -> list[View]:
-        if statuses is None and destinations is None:
-            return self._request_views(islice(ids, page.offset, page.offset + page.limit))
-        wanted = None if statuses is None else {status.value for status in statuses}
-        matching: list[int] = []
-        rest = iter(ids)
-        while len(matching) < page.offset + page.limit and (chunk := list(islice(rest, SCAN_CHUNK))):
-            matching += [
-                request_id
-                for request_id, document in self._store.scan(REQUESTS, chunk)
-                if (wanted is None or document["status"] in wanted)
-                and (destinations is None or document["destination"] in destinations)
-            ]
-            await asyncio.sleep(0)
-        return self._request_views(matching[page.offset : page.offset + page.limit])
+        destinations: queries.DestinationFilter | None,
+    ) -> list[int]:
+        """The ids of a page of those requests that are meant."""
+        end = page.offset + page.limit
+        if page.limit == 0 or (statuses is None and destinations is None):
+            return list(islice(ids, page.offset, end))
+        wanted = None if statuses is None else _names(statuses)
+        found: list[int] = []
 
-    def _request_views(self, ids: Iterable[int]) -> list[View]:
-        return [
+        def look(request_id: int, document: Document) -> bool:
+            if (wanted is None or document["status"] in wanted) and (
+                destinations is None or destinations.matches(document["destination"])
+            ):
+                found.append(request_id)
+            return len(found) == end
+
+        await self._look_through(ids, look)
+        return found[page.offset :]
+
+    async def _look_through(self, ids: Iterable[int], look: Callable[[int, Document], bool | None]) -> None:
+        """Show requests to ``look`` until it has seen enough, with turns for the loop in between."""
+        rest = iter(ids)
+        while chunk := list(islice(rest, SCAN_CHUNK)):
+            if any(look(request_id, document) for request_id, document in self._store.scan(REQUESTS, chunk)):
+                return
+            await asyncio.sleep(0)
+
+    async def _request_views(self, ids: Iterable[int]) -> list[View]:
+        return await _gather(
             views.request_view(request_id, document, self._engine.jobs[document["job"]])
             for request_id, document in self._store.scan(REQUESTS, ids)
             if document["job"] in self._engine.jobs
-        ]
+        )
 
     def _request_view(self, request_id: int) -> View:
         document = self._store.get(REQUESTS, request_id)
@@ -470,7 +564,15 @@ class Service:
             if request.is_out and request.attempt == attempt:
                 self._outlet.send(request, attempt)
         for change, job_id, document in batch.changes:
-            self._outlet.tell(change, job_id, document)
+            self._tell(change, job_id, document)
+
+    def _tell(self, change: Change, job_id: int, document: Document | None) -> None:
+        self._outlet.tell(change, job_id, document)
+        for listener in self._listeners:
+            try:
+                listener(change, job_id, document)
+            except Exception:
+                logger.exception("a listener failed at a change of job %d", job_id)
 
     def _store_failed(self, unsaved: list[_Batch], reason: str) -> None:
         if reason != self.unavailable:
@@ -502,6 +604,29 @@ class Service:
 
     def _load_job(self, job_id: int, document: Document) -> Job:
         return job_from_document(job_id, document, self._store.get(MESSAGES, job_id) or {"messages": []})
+
+
+async def _gather(found: Iterable[View]) -> list[View]:
+    """A page, made one by one as long as it is not too long, with turns for the loop in between.
+
+    :raises TooLarge: when it would pass MAX_PAGE_BYTES as JSON.
+    """
+    page: list[View] = []
+    size = 0
+    for view in found:
+        size += len(encode(view)) + 1
+        if size > MAX_PAGE_BYTES:
+            raise TooLarge(
+                f"the page would have more than {MAX_PAGE_BYTES} bytes: ask for a smaller one (?limit={len(page) or 1})"
+            )
+        page.append(view)
+        if len(page) % SCAN_CHUNK == 0:
+            await asyncio.sleep(0)
+    return page
+
+
+def _names(statuses: Iterable[RequestStatus]) -> frozenset[str]:
+    return frozenset(status.value for status in statuses)
 
 
 def _milliseconds(seconds: float) -> int:

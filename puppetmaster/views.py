@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from puppetmaster.answers import Group
 from puppetmaster.errors import InvalidDocument, PuppetmasterError
-from puppetmaster.models import Job
+from puppetmaster.models import Job, JobSpec
 from puppetmaster.states import REQUEST_FINAL, RequestStatus
 from puppetmaster.times import to_text
+from puppetmaster.wire import encode
 
 View = dict[str, Any]
+
+MAX_RESULT_BYTES = 4096
+"""How much of a result stands among the grouped answers: a hundred of them fit one message on the bus."""
 
 _FINAL = tuple(status.value for status in REQUEST_FINAL)
 
@@ -65,6 +70,32 @@ def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View
     }
 
 
+def dry_run_view(spec: JobSpec) -> View:
+    """What would have been made."""
+    return {
+        "dryRun": True,
+        "totalCount": spec.total,
+        "destinationCount": len({name for _, destinations in spec.batch for name in destinations}),
+        "messageCount": len(spec.messages),
+    }
+
+
+def answer_view(group: Group, document: Mapping[str, Any]) -> View:
+    """Requests that ended in the same way, from the document of one of them.
+
+    A result over ``MAX_RESULT_BYTES`` is given as the beginning of its JSON text, cut between two characters.
+    """
+    result = document.get("result")
+    text = encode(result)
+    cut = len(text) > MAX_RESULT_BYTES
+    return {
+        "status": document["status"],
+        "code": document.get("code"),
+        "result": text[:MAX_RESULT_BYTES].decode("utf-8", "ignore") if cut else result,
+        "cut": cut,
+        "count": group.count,
+        "destinations": list(group.destinations),
+    }
 
 
 def _limits_view(limits: Mapping[str, Any]) -> View:

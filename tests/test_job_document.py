@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from puppetmaster.errors import InvalidDocument, TooLarge
 from puppetmaster.job_document import JobReader
 from puppetmaster.models import JobSpec, Limits, Message
 from puppetmaster.policies import TRANSIENT_CODES, AbortThreshold, Rate, RetryPolicy
+from puppetmaster.states import RequestStatus
 from puppetmaster.times import to_text
 
 MESSAGE: dict[str, Any] = {"method": "put", "resource": "/network/ethernets/1", "data": {"enable": 1}}
@@ -198,6 +200,12 @@ def test_transient_codes_are_among_what_is_tried_again_by_default() -> None:
     assert reader.job(BROADCAST).limits.retry.on == TRANSIENT_CODES - {408}
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    spec = reader.job({**BROADCAST, "concurrency": 2.0, "priority": 9.0, "retry": {"limit": 1.0, "on": [503.0]}})
+    assert orjson.dumps(spec.limits.retry.limit) == b"1"
+    assert (spec.limits.concurrency, spec.limits.priority, spec.limits.retry.on) == (2, 9, frozenset({503}))
+
+
 def test_labels_may_be_written_as_an_object() -> None:
     assert reader.job({**BROADCAST, "labels": {"site": "berlin"}}).labels == ("site=berlin",)
 
@@ -343,6 +351,11 @@ def test_all_faults_are_named_and_not_only_the_first() -> None:
     assert set(faults(document)) == {"batch.0.method", "batch.0.resource", "batch.0.__destination.0", "priority"}
 
 
+def test_a_value_of_another_kind_is_told_in_the_words_of_json() -> None:
+    assert faults([]) == faults("x", reader.update) == {"": "the body has to be a JSON object"}
+    assert faults({**BROADCAST, "retry": 3}) == {"retry": "it has to be a JSON object"}
+
+
 def test_a_list_full_of_faults_is_not_answered_with_all_of_them() -> None:
     with pytest.raises(InvalidDocument) as caught:
         reader.job({"destinations": ["#"] * 900, "message": MESSAGE})
@@ -371,6 +384,110 @@ def test_the_same_body_has_the_same_fingerprint_in_any_order_of_fields() -> None
     assert reader.job({**BROADCAST, "key": "k", "name": "m"}).fingerprint != one.fingerprint
 
 
+def test_the_fingerprint_is_that_of_earlier_versions() -> None:
+    # Stores hold them: with others, a client that sends its body again after an update would be refused.
+    document = {**BROADCAST, "key": "k", "labels": {"z": "1"}, "retry": {}, "startAt": "2030-01-01"}
+    assert reader.job(document).fingerprint == "f5ef2121fe5780255ff70b8988ea2d896ed157c95efa43b6b26870573fbf0ae0"
+
+
+# Dry runs
+
+
+@pytest.mark.parametrize("document", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_dry_run_can_be_asked_for_in_every_spelling(document: dict[str, Any]) -> None:
+    spec = reader.job({**document, "dryRun": True})
+    assert spec.dry_run
+    assert spec.total == 2
+    for no in (False, None):
+        assert not reader.job({**document, "dryRun": no}).dry_run
+    assert not reader.job(document).dry_run
+
+
+@pytest.mark.parametrize("bad", [1, 0, "true", "", [], {}])
+def test_a_dry_run_is_true_or_false(bad: object) -> None:
+    assert list(faults({**BROADCAST, "dryRun": bad})) == ["dryRun"]
+    assert list(faults({"dryRun": bad}, reader.rerun)) == ["dryRun"]
+
+
+def test_a_dry_run_has_the_fingerprint_of_the_job_that_it_tries_out() -> None:
+    keyed = {**BROADCAST, "key": "k"}
+    assert reader.job({**keyed, "dryRun": True}).fingerprint == reader.job(keyed).fingerprint
+
+
+# Running again
+
+
+def test_without_a_body_what_failed_is_run_again_as_it_was() -> None:
+    for document in (None, {}):
+        rerun = reader.rerun(document)
+        base = Limits(timeout=60.0, concurrency=5, rate=Rate(per_minute=10), priority=7)
+        assert rerun.statuses == {RequestStatus.ERROR, RequestStatus.TIMEOUT}
+        assert rerun.to_limits(base) == base
+        assert rerun.to_name("reboot") == "reboot"
+        assert rerun.to_labels(("a", "b")) == ("a", "b")
+        assert (rerun.key, rerun.start_at, rerun.dry_run) == (None, None, None)
+        assert rerun.fingerprint(1_000_000) == ""
+
+
+def test_what_is_named_takes_the_place_of_what_the_job_had() -> None:
+    rerun = reader.rerun(
+        {
+            "status": "canceled", "name": "again", "labels": {"site": "berlin"}, "key": "k", "dryRun": True,
+            "startAt": "2038-01-01T00:00:00Z", "timeout": 5, "retry": {"limit": 0}, "rate": None,
+        }
+    )  # fmt: skip
+    base = Limits(timeout=60.0, concurrency=5, rate=Rate(per_minute=10), priority=7)
+    assert rerun.statuses == {RequestStatus.CANCELED}
+    assert rerun.to_name("reboot") == "again"
+    assert rerun.to_labels(("a",)) == ("site=berlin",)
+    assert (rerun.key, to_text(rerun.start_at), rerun.dry_run) == ("k", "2038-01-01T00:00:00.000Z", True)
+    limits = rerun.to_limits(base)
+    assert (limits.timeout, limits.concurrency, limits.rate, limits.priority) == (5.0, 5, None, 7)
+    assert limits.retry.limit == 0
+
+
+def test_a_name_and_labels_that_are_null_are_taken_away() -> None:
+    rerun = reader.rerun({"name": None, "labels": None})
+    assert (rerun.to_name("reboot"), rerun.to_labels(("a",))) == (None, ())
+
+
+def test_requests_that_ended_in_any_of_several_ways_may_be_run_again() -> None:
+    assert reader.rerun({"status": ["resolved", "error", "error"]}).statuses == {
+        RequestStatus.RESOLVED, RequestStatus.ERROR,
+    }  # fmt: skip
+    assert reader.rerun({"status": None}).statuses == reader.rerun({}).statuses
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ([], ""), ("text", ""), (5, ""), (False, ""), ({"status": []}, "status"), ({"status": ""}, "status.0"),
+        ({"status": "created"}, "status.0"), ({"status": ["error", "running"]}, "status.1"),
+        ({"status": 5}, "status.0"),
+        ({"status": ["error", ["error"]]}, "status.1"), ({"status": {}}, "status.0"), ({"statuses": []}, "statuses"),
+        ({"name": ""}, "name"), ({"labels": "x"}, "labels"), ({"key": 5}, "key"), ({"startAt": "now"}, "startAt"),
+        ({"priority": 101}, "priority"), ({"rate": {}}, "rate.perMinute"), ({"requestTimeout": 5}, "requestTimeout"),
+        ({"destinations": "a", "message": MESSAGE}, "destinations"),
+    ],
+)  # fmt: skip
+def test_the_faults_of_a_rerun_are_named(document: object, path: str) -> None:
+    assert path in faults(document, reader.rerun)
+
+
+def test_the_same_rerun_of_the_same_job_has_the_same_fingerprint() -> None:
+    def fingerprint(job_id: int = 5, **document: Any) -> str:
+        return reader.rerun({"key": "k", **document}).fingerprint(job_id)
+
+    assert fingerprint() == fingerprint(status=["timeout", "error"]) == fingerprint(dryRun=True) != ""
+    assert fingerprint(labels={"a": "b"}) == fingerprint(labels=["a=b"])
+    assert fingerprint(retry={"on": [423, 503]}) == fingerprint(retry={"on": [503, 423], "limit": 3})
+    others = [
+        fingerprint(), fingerprint(6), fingerprint(status="error"), fingerprint(rate=None), fingerprint(name="n"),
+        fingerprint(name=None), fingerprint(rate={"perMinute": 1}), fingerprint(key="l"), fingerprint(timeout=5),
+    ]  # fmt: skip
+    assert len(set(others)) == len(others)
+
+
 # One request
 
 
@@ -378,6 +495,14 @@ def test_a_single_request_is_a_job_of_one() -> None:
     spec = reader.request({"destination": "a", "message": MESSAGE, "options": {"timeout": 1_500}})
     [(destination, message)] = where(spec)
     assert (destination, message.resource, message.timeout) == ("a", "/network/ethernets/1", 1.5)
+
+
+def test_a_single_request_may_have_a_key() -> None:
+    spec = reader.request({"message": MESSAGE, "key": "k"})
+    assert spec.key == "k"
+    assert spec.fingerprint == reader.request({"key": "k", "message": MESSAGE}).fingerprint != ""
+    assert spec.fingerprint != reader.request({"destination": "a", "message": MESSAGE, "key": "k"}).fingerprint
+    assert reader.request({"message": MESSAGE, "key": None}).key is None
 
 
 def test_a_single_request_without_a_destination_is_for_this_machine() -> None:
@@ -392,6 +517,7 @@ def test_a_single_request_without_a_destination_is_for_this_machine() -> None:
         ({"message": MESSAGE, "destination": "a/b"}, "destination"),
         ({"message": MESSAGE, "destinations": ["a"]}, "destinations"),
         ({"message": MESSAGE, "options": {"timeout": -1}}, "options.timeout"),
+        ({"message": MESSAGE, "key": ""}, "key"), ({"message": MESSAGE, "dryRun": True}, "dryRun"),
     ],
 )  # fmt: skip
 def test_the_faults_of_a_single_request_are_named(document: object, path: str) -> None:
@@ -469,7 +595,7 @@ batches = st.fixed_dictionaries({"batch": st.lists(items | values, max_size=3)},
 @given(values | almost | batches)
 @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_a_body_holds_it_is_read_or_refused(document: object) -> None:
-    for read in (reader.job, reader.request, reader.update):
+    for read in (reader.job, reader.request, reader.update, reader.rerun):
         try:
             spec = read(document)
         except (InvalidDocument, TooLarge) as error:

@@ -6,12 +6,14 @@ The loop has a clock that jumps to the next timer, so that waiting takes no time
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import orjson
 import pytest
 
+from puppetmaster import views
 from puppetmaster.documents import JOBS, MESSAGES, META, META_ID, REQUESTS
 from puppetmaster.effects import Change
 from puppetmaster.engine import Engine
@@ -28,11 +30,11 @@ from puppetmaster.errors import (
 from puppetmaster.job_document import JobReader
 from puppetmaster.models import FIRST_ID, Request
 from puppetmaster.policies import Retention
-from puppetmaster.service import STORE_RETRY, Service
+from puppetmaster.service import MAX_PAGE_BYTES, STORE_RETRY, Service
 from puppetmaster.store import MemoryStore
 from puppetmaster.store.port import Document
-from puppetmaster.wire import MAX_BUS_BYTES, Answer
-from tests.test_teller import run as run_fast
+from puppetmaster.wire import MAX_BUS_BYTES, MAX_DATA_BYTES, Answer
+from tests.fast_loop import run as run_fast
 
 
 class Disk(MemoryStore):
@@ -312,6 +314,54 @@ def test_a_request_that_has_ended_before_its_turn_to_be_published_is_not_publish
             await canceling
             await settle()
             assert bench.of("send") == []
+
+    run(main)
+
+
+def test_listeners_are_told_what_the_outlet_is_told_after_it_and_one_that_fails_harms_nobody() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            heard: list[Any] = []
+
+            def fail(change: Change, job_id: int, document: Document | None) -> None:
+                raise RuntimeError("the listener's own")
+
+            def hear(change: Change, job_id: int, document: Document | None) -> None:
+                assert bench.log[-1] == ("tell", change.value, job_id, document and document["status"])
+                heard.append(bench.log[-1])
+
+            bench.service.listen(fail)
+            bench.service.listen(hear)
+            made = await bench.service.create_job(job())
+            await settle()
+            await bench.answer(made["requests"][0])
+            await bench.service.remove_job(made["id"])
+            await settle()
+            assert heard == bench.of("tell")
+            assert [change for _, change, _, _ in heard] == ["post", "put", "delete"]
+            assert bench.service.cycle is not None
+            assert not bench.service.cycle.done()
+
+    run(main)
+
+
+def test_listeners_are_told_at_the_start_of_what_the_outlet_is_told_then() -> None:
+    async def main() -> None:
+        async with Bench() as before:
+            done = await before.service.create_job(job("a"))
+            await settle()
+            await before.answer(done["requests"][0])
+            await before.service.create_job(job("b"))
+            await settle()
+            killed = before.store.reopen()
+        await before.store.close()
+        for store, told in ((killed, 2), (before.store.reopen(), 1)):
+            after = Bench(store)
+            heard: list[tuple[Change, int]] = []
+            after.service.listen(lambda change, job_id, _, heard=heard: heard.append((change, job_id)))
+            async with after:
+                assert heard == [(Change(change), job_id) for _, change, job_id, _ in after.of("tell")]
+                assert len(heard) == told
 
     run(main)
 
@@ -652,6 +702,28 @@ def test_a_job_is_shown_with_a_page_of_its_requests_in_the_way_that_is_asked_for
     run(main)
 
 
+def test_a_jobs_requests_are_filtered_by_destination_in_every_way_that_they_are_shown() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("north-1", "south-1", "north-2", "south-2"))
+            await bench.answer(made["requests"][0], destination="north-1")
+            ids = made["requests"]
+
+            async def shown(**query: Any) -> Any:
+                return (await bench.service.show_job(made["id"], query))["requests"]
+
+            assert await shown(destination="north-*", collection="false") == [ids[0], ids[2]]
+            assert await shown(destination="*-1", collection="false") == ids[:2]
+            assert await shown(destination=["south-1", "*h-2"], collection="true") == ids[1:]
+            assert await shown(destination="north-*", status="resolved", collection="false") == [ids[0]]
+            assert await shown(destination="*", limit="2", offset="1", collection="false") == ids[1:3]
+            assert await shown(destination="*", limit="0") == []
+            assert [found["id"] for found in await shown(destination="north-2")] == [ids[2]]
+            assert await shown(destination="nowhere") == []
+
+    run(main)
+
+
 def test_requests_are_listed_newest_first_in_pages_and_filtered() -> None:
     async def main() -> None:
         async with Bench() as bench:
@@ -665,6 +737,10 @@ def test_requests_are_listed_newest_first_in_pages_and_filtered() -> None:
             assert await ids() == every[::-1]
             assert await ids(limit="2", offset="1") == [every[2], every[1]]
             assert await ids(destination="a") == [every[3], every[0]]
+            assert await ids(destination=["b", "c"]) == [every[2], every[1]]
+            assert await ids(destination="*") == every[::-1]
+            assert await ids(destination="*", limit="2", offset="1") == [every[2], every[1]]
+            assert await ids(destination="*b") == [every[1]]
             assert await ids(job=str(one["id"])) == [every[1], every[0]]
             assert await ids(job="5") == []
             assert await ids(status="resolved") == []
@@ -683,6 +759,73 @@ def test_a_job_that_is_removed_while_a_long_list_is_read_does_not_break_the_list
             found = await reading
             await removing
             assert len(found) <= 2
+
+    run(main)
+
+
+def test_a_job_that_is_removed_while_its_requests_are_read_is_not_found() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job(*(f"d{n}" for n in range(5_000))))
+            reading = asyncio.create_task(bench.service.show_job(made["id"], {"destination": "d4999"}))
+            await asyncio.sleep(0)
+            await bench.service.remove_job(made["id"])
+            await refused(reading, JobNotFound)
+
+    run(main)
+
+
+def test_a_page_that_would_be_too_long_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            text = "x" * (MAX_DATA_BYTES - 2)
+            message = {"method": "put", "resource": "/x", "data": text}
+            made = await bench.service.create_job({"destinations": [f"d{n}" for n in range(1_000)], "message": message})
+            fitting = MAX_PAGE_BYTES // MAX_DATA_BYTES
+            built = []
+            view = views.request_view
+            monkeypatch.setattr(views, "request_view", lambda *parts: (built.append(1), view(*parts))[1])
+            for read in (
+                lambda limit: bench.service.list_requests({"limit": limit}),
+                lambda limit: bench.service.show_job(made["id"], {"limit": limit}),
+                lambda limit: bench.service.show_job(made["id"], {"limit": limit, "destination": "d*"}),
+            ):
+                built.clear()
+                error = await refused(read("10000"), TooLarge)
+                assert len(built) <= fitting + 1
+                limit = re.search(r"\?limit=(\d+)", str(error))
+                assert limit is not None
+                await read(limit[1])
+            # Their ids alone are short.
+            query = {"limit": "1000", "collection": "false", "status": "created"}
+            assert (await bench.service.show_job(made["id"], query))["requests"] == made["requests"]
+
+    run(main)
+
+
+def test_a_page_of_jobs_that_would_be_too_long_is_refused_too() -> None:
+    async def main() -> None:
+        async with Bench(window=1) as bench:
+            labels = [f"{n}" + "😀" * 120 for n in range(64)]
+            for _ in range(600):
+                bench.engine.submit(bench.reader.job(job("a", labels=labels)), bench.now)
+            await refused(bench.service.list_jobs({"limit": "600"}), TooLarge)
+            assert len(await bench.service.list_jobs({"limit": "100"})) == 100
+
+    run(main)
+
+
+def test_the_loop_gets_its_turns_while_a_long_page_is_made() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            await bench.service.create_job(job(*(f"d{n}" for n in range(10_000))))
+            reading = asyncio.create_task(bench.service.list_requests({"limit": "10000"}))
+            turns = 0
+            while not reading.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert len(await reading) == 10_000
+            assert turns >= 10
 
     run(main)
 
@@ -722,6 +865,39 @@ def test_long_labels_count_towards_what_fits_the_bus() -> None:
                 return
             # The edge refuses what does not fit, and then the job must not have been made.
             assert len(orjson.dumps(made)) + 4_096 < MAX_BUS_BYTES
+
+    run(main)
+
+
+def test_a_dry_run_tells_how_much_it_would_be_and_makes_nothing() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            message = {"method": "put", "resource": "/x", "__request": {"destination": ["a", "b"]}}
+            document = {"batch": [message, {**message, "resource": "/y"}, message], "key": "k", "dryRun": True}
+            bench.log.clear()
+            assert await bench.service.create_job(document) == {
+                "dryRun": True, "totalCount": 6, "destinationCount": 2, "messageCount": 2,
+            }  # fmt: skip
+            await settle()
+            assert (bench.engine.jobs, bench.engine.next_id, bench.log) == ({}, FIRST_ID, [])
+            made = await bench.service.create_job({**document, "dryRun": False})
+            assert (made["id"], made["totalCount"]) == (FIRST_ID, 6)
+            assert (await bench.service.create_job(document))["dryRun"] is True
+
+    run(main)
+
+
+def test_a_dry_run_is_refused_for_all_that_the_job_would_be_refused_for() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            await bench.service.create_job(job(key="k"))
+            create = bench.service.create_job
+            await refused(create(job("a/b", dryRun=True)), InvalidDocument)
+            await refused(create(job("z", key="k", dryRun=True)), KeyConflict)
+            await refused(create(job(*(f"d{n}" for n in range(140_000)), dryRun=True)), TooLarge)
+            bench.reader.max_requests = 2
+            await refused(create(job("a", "b", "c", dryRun=True)), TooLarge)
+            assert len(bench.engine.jobs) == 1
 
     run(main)
 
