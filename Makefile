@@ -4,19 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := puppetmaster tests benchmarks docs index.py setup.py
 
-.PHONY: help demo run test check bench clean mosquitto
+.PHONY: help demo run test check bench clean mosquitto chromium
 
 help:            ## This list.
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 10
 
-demo: $(VENV)/.runtime  ## Broker, controller, bundle and 50 simulated devices; reboots them all.
-	$(BIN)/puppetmaster demo
+demo: $(VENV)/.runtime  ## Broker, controller, bundle and 50 simulated devices; reboots them all. KEEP=1: goes on.
+	$(BIN)/puppetmaster demo $(if $(KEEP),--keep)
 
 run: $(VENV)/.runtime   ## The bundle with a broker and a controller of its own, until Ctrl-C.
 	$(BIN)/puppetmaster serve --embedded
 
 # Tests wait for brokers and devices most of the time, so there are more workers than cores.
-test: $(VENV)/.dev mosquitto  ## All tests, on real brokers that they start themselves.
+test: $(VENV)/.dev mosquitto chromium  ## All tests, on real brokers that they start themselves.
 	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: $(VENV)/.dev     ## ruff and mypy --strict.
@@ -41,6 +41,10 @@ $(VENV)/.runtime: $(BIN)/python requirements.txt setup.py
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+# For the tests of the page. Playwright drives Debian's Chromium; it is not to fetch one of its own.
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 
 mosquitto:
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { apt-get update -qq && apt-get install -y -qq mosquitto; }

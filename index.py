@@ -9,5 +9,5 @@ from puppetmaster.cli import main
 if __name__ == "__main__":
     # The bootstrap starts a bundle in its own folder; by hand it may be started from anywhere.
     os.chdir(Path(__file__).resolve().parent)
-    sys.argv.insert(1, "serve")
+    sys.argv[1:1] = ["serve", "--plain"]
     main()

@@ -1,13 +1,17 @@
-"""Where the broker is: a value that checks itself when made."""
+"""Where the broker is, and where HTTP is served: values that check themselves when made."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+_LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,3 +73,33 @@ class BrokerAddress:
 
     def __str__(self) -> str:
         return self.url()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a server listens, as in ``127.0.0.1:8080`` or ``[::1]:8080``; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress:
+        """Read ``host:port``.
+
+        :raises ValueError: when it is none.
+        """
+        found = _LISTEN.fullmatch(text)
+        if found is None or int(found["port"]) > 65535:
+            raise ValueError(f"it must be host:port, such as 127.0.0.1:8080, not {text!r:.80}")
+        return cls(found["six"] or found["host"], int(found["port"]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

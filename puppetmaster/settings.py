@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from puppetmaster.address import BrokerAddress
+from puppetmaster.address import BrokerAddress, ListenAddress
 from puppetmaster.errors import SettingsError
 from puppetmaster.policies import MAX_SECONDS
 
@@ -107,7 +108,7 @@ def _path(value: object) -> Path:
     return Path(text).expanduser()
 
 
-def _ca_file(value: object) -> Path | None:
+def _existing_file(value: object) -> Path | None:
     if value is None:
         return None
     path = _path(value)
@@ -138,6 +139,54 @@ def _topic(value: object) -> str:
     return topic
 
 
+def _listen(value: object) -> ListenAddress | None:
+    if value is None or isinstance(value, ListenAddress):
+        return value
+    text = _text(value).strip()
+    return None if text.lower() == "off" else ListenAddress.parse(text)
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)):
+        raise ValueError("it must be a list of origins, such as https://fleet.example.com")
+    origins = tuple(_text(origin).strip() for origin in listed)
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or parts.fragment:
+            raise ValueError(f"an origin is a scheme and a host, such as https://fleet.example.com, not {origin!r:.80}")
+    return origins
+
+
+def _truth(value: object) -> bool:
+    words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    found = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError(f"it must be true or false, not {value!r:.40}")
+    return found
+
+
+def _url(value: object) -> str | None:
+    if value is None:
+        return None
+    url = _text(value).strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("it must be http://host:port or https://host:port")
+    if parts.username is not None:
+        raise ValueError("it can't hold a name or a password: give a token in PUPPETMASTER_TOKEN")
+    return url
+
+
+def _secret(value: object) -> str | None:
+    if value is None:
+        return None
+    text = _text(value).strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise ValueError("it must be a text of printable ASCII characters")
+    return text
+
+
 def _about(parse: Parser, *, env: str, flag: str, help: str, metavar: str) -> dict[str, Any]:
     return {"parse": parse, "env": env, "flag": flag, "help": help, "metavar": metavar}
 
@@ -162,7 +211,7 @@ class Settings:
     ca_file: Path | None = field(
         default=None,
         metadata=_about(
-            _ca_file,
+            _existing_file,
             env="PUPPETMASTER_CA_FILE",
             flag="--ca-file",
             help="The certificates to trust with mqtts://, a PEM file; none means those of the system.",
@@ -289,6 +338,87 @@ class Settings:
             metavar="N",
         ),
     )
+    http: ListenAddress | None = field(
+        default=None,
+        metadata=_about(
+            _listen,
+            env="PUPPETMASTER_HTTP",
+            flag="--http",
+            help="Where HTTP, WebSockets and the page are served: host:port, or off. serve: 127.0.0.1:8080.",
+            metavar="ADDRESS",
+        ),
+    )
+    http_cert: Path | None = field(
+        default=None,
+        metadata=_about(
+            _existing_file,
+            env="PUPPETMASTER_HTTP_CERT",
+            flag="--http-cert",
+            help="The certificate to serve HTTPS with, a PEM file.",
+            metavar="FILE",
+        ),
+    )
+    http_key: Path | None = field(
+        default=None,
+        metadata=_about(
+            _existing_file,
+            env="PUPPETMASTER_HTTP_KEY",
+            flag="--http-key",
+            help="The key of that certificate, a PEM file.",
+            metavar="FILE",
+        ),
+    )
+    cors: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            _origins,
+            env="PUPPETMASTER_CORS",
+            flag="--cors",
+            help="Other origins whose pages may use the API, with commas between them; none means no other.",
+            metavar="ORIGINS",
+        ),
+    )
+    insecure: bool = field(
+        default=False,
+        metadata=_about(
+            _truth,
+            env="PUPPETMASTER_INSECURE",
+            flag="--insecure",
+            help="Serve HTTP to other machines although there is no account: everybody may do everything.",
+            metavar="",
+        ),
+    )
+    login_hours: float = field(
+        default=12.0,
+        metadata=_about(
+            _number(8760),
+            env="PUPPETMASTER_LOGIN_HOURS",
+            flag="--login-hours",
+            help="How many hours a login lasts.",
+            metavar="HOURS",
+        ),
+    )
+    url: str | None = field(
+        default=None,
+        metadata=_about(
+            _url,
+            env="PUPPETMASTER_URL",
+            flag="--url",
+            help="For run, jobs and requests: the HTTP address of puppetmaster, in place of the bus.",
+            metavar="URL",
+        ),
+    )
+    token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_about(
+            _secret,
+            env="PUPPETMASTER_TOKEN",
+            flag="",
+            help="For run, jobs and requests with a URL: the token of an account.",
+            metavar="",
+        ),
+    )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each value that is no default came from, by name: ``flag --window``."""
 
@@ -299,6 +429,9 @@ class Settings:
             except ValueError as error:
                 raise SettingsError(option.name, self.sources.get(option.name, "code"), str(error)) from None
             object.__setattr__(self, option.name, value)
+        if (self.http_cert is None) != (self.http_key is None):
+            missing = "http_key" if self.http_key is None else "http_cert"
+            raise SettingsError(missing, self.sources.get(missing, "default"), "HTTPS needs a certificate and its key")
         if self.ca_file is not None:
             object.__setattr__(self, "broker", replace(self.broker, ca_file=self.ca_file))
 
@@ -325,9 +458,13 @@ class Settings:
         return cls(**values, sources=sources)
 
     def shown(self, name: str) -> str | int | float | None:
-        """A value as it may be shown to anybody: the broker's password is hidden."""
+        """A value as it may be shown to anybody: the broker's password and the token are hidden."""
         value = getattr(self, name)
-        return str(value) if isinstance(value, (BrokerAddress, Path)) else value
+        if name == "token":
+            return "***" if value else value
+        if isinstance(value, tuple):
+            return ",".join(value) or None
+        return str(value) if isinstance(value, (BrokerAddress, ListenAddress, Path)) else value
 
     def source(self, name: str) -> str:
         """Where a value came from: ``flag ...``, ``environment ...``, ``file ...`` or ``default``."""
@@ -336,7 +473,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is known of a setting beside its value: its names and what it means."""
+    """What is known of a setting beside its value: its names and what it means.
+
+    ``flag`` is empty for what must not stand on a command line, and so in the list of processes. A setting without a
+    ``metavar`` is a switch: its flag takes no value.
+    """
 
     name: str
     default: object

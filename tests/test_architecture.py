@@ -36,6 +36,12 @@ HOMES = {
     "amqtt": {"embedded"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "argon2": {"accounts"},
+    "httpx": {"client"},
+    "prometheus_client": {"metrics", "bundle"},
+    "uvicorn": {"edges"},
+    "fastapi": {"edges"},
+    "starlette": {"edges"},
 }
 """Where in the package a foreign part may be imported."""
 

@@ -50,8 +50,8 @@ def test_the_settings_table_is_that_of_the_program():
     expected = [
         (
             f"`{option.env}`",
-            f"`{option.flag} {option.metavar}`",
-            "" if option.default is None else f"`{option.default}`",
+            f"`{option.flag} {option.metavar}".rstrip() + "`" if option.flag else "",
+            "" if option.default in (None, (), False) else f"`{option.default}`",
             option.help,
         )
         for option in options()
@@ -61,7 +61,8 @@ def test_the_settings_table_is_that_of_the_program():
 
 def test_the_readme_names_every_flag_of_serve_that_is_no_setting():
     serve = command_at(["serve"])
-    own = {flag for parameter in serve.params for flag in parameter.opts} - {option.flag for option in options()}
+    shown = [parameter for parameter in serve.params if not getattr(parameter, "hidden", False)]
+    own = {flag for parameter in shown for flag in parameter.opts} - {option.flag for option in options()}
     assert [flag for flag in own - {"--help", "-h"} if flag not in text_of(README)] == []
 
 

@@ -53,7 +53,7 @@ def test_settings_cannot_be_changed():
 def test_every_setting_names_its_variable_and_flag_after_itself():
     for option in options():
         assert option.env == "PUPPETMASTER_" + option.name.upper()
-        assert option.flag == "--" + option.name.replace("_", "-")
+        assert option.flag == ("" if option.name == "token" else "--" + option.name.replace("_", "-"))
         assert option.help.endswith(".")
 
 
@@ -130,6 +130,14 @@ def test_the_file_may_set_everything(tmp_path):
         keep_jobs = 5
         keep_requests = 50
         max_requests = 25
+        http = "[::1]:8443"
+        http_cert = "{certificates}"
+        http_key = "{certificates}"
+        cors = ["https://fleet.example", "http://localhost:3000"]
+        insecure = true
+        login_hours = 2
+        url = "https://fleet.example:8443/"
+        token = "pm_secret"
         """,
     )
     settings = Settings.load({}, {}, file)
@@ -139,6 +147,10 @@ def test_the_file_may_set_everything(tmp_path):
     assert {settings.source(option.name) for option in options()} == {f"file {file}"}
     assert (settings.log, settings.request_timeout, settings.data) == ("warning", 90.0, Path("/var/lib/puppetmaster"))
     assert isinstance(settings.request_timeout, float)
+    assert (str(settings.http), settings.http_cert, settings.http_key) == ("[::1]:8443", certificates, certificates)
+    assert settings.cors == ("https://fleet.example", "http://localhost:3000")
+    assert (settings.insecure, settings.login_hours) == (True, 2.0)
+    assert (settings.url, settings.token) == ("https://fleet.example:8443", "pm_secret")
 
 
 def test_a_named_file_wins_over_the_variable_and_the_working_folder(tmp_path):
@@ -226,6 +238,43 @@ def test_a_bad_port_of_the_sdk_is_named():
         Settings.load({}, {"BROKER_PORT_1883_TCP_PORT": "many"})
 
 
+def test_a_certificate_needs_its_key(tmp_path):
+    certificate = write(tmp_path / "cert.pem", "x")
+    with pytest.raises(SettingsError, match="http_key") as caught:
+        Settings.load({"http_cert": str(certificate)}, {})
+    assert caught.value.name == "http_key"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080, True),
+        ("localhost:0", "localhost", 0, True),
+        ("[::1]:80", "::1", 80, True),
+        ("127.1.2.3:80", "127.1.2.3", 80, True),
+        ("0.0.0.0:80", "0.0.0.0", 80, False),
+        ("[::]:80", "::", 80, False),
+        ("localhost.example:80", "localhost.example", 80, False),
+    ],
+)
+def test_where_http_is_served_tells_whether_others_can_reach_it(text, host, port, loopback):
+    address = Settings.load({"http": text}, {}).http
+    assert address is not None
+    assert (address.host, address.port, address.is_loopback, str(address)) == (host, port, loopback, text)
+
+
+@pytest.mark.parametrize("text", ["off", "OFF", None])
+def test_http_may_be_off(text):
+    assert Settings.load({"http": text}, {}).http is None
+
+
+def test_the_token_is_never_shown():
+    settings = Settings.load({}, {"PUPPETMASTER_TOKEN": "pm_hunter2"})
+    assert settings.token == "pm_hunter2"
+    assert settings.shown("token") == "***"
+    assert "hunter2" not in repr(settings)
+
+
 def test_the_certificates_go_with_the_broker(tmp_path):
     certificates = write(tmp_path / "ca.pem", "x")
     settings = Settings.load({"broker": "mqtts://h"}, {"PUPPETMASTER_CA_FILE": str(certificates)})
@@ -311,6 +360,14 @@ BAD = {
     "keep_jobs": [0, -1, 1.5, "all"],
     "keep_requests": [0, -1, 1.5],
     "max_requests": [0, -1, 10**9],
+    "http": ["", "8080", "localhost", "host:99999", "http://host:1", "a b:1", "[::1]", "host:1/x", 5],
+    "http_cert": ["/no/such/file", "/", "", 5],
+    "http_key": ["/no/such/file", "/", "", 5],
+    "cors": ["fleet.example", "https://fleet.example/page", "ftp://fleet.example", "*", 5, [5]],
+    "insecure": ["maybe", "", 3, []],
+    "login_hours": [0, -1, "nan", 1e9, "soon"],
+    "url": ["", "localhost:8080", "ftp://host", "http://", "http://user:hunter2@host", "http://host/?a=b", 5],
+    "token": ["", "a\nb", "ä", 5],
 }
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from puppetmaster.cli import demo, jobs, parts, requests, run, serve, show_settings
+from puppetmaster.cli import accounts, demo, jobs, parts, requests, run, serve, show_settings
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
 from puppetmaster.version import __version__
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(requests.app, name="requests")
+app.add_typer(accounts.app, name="accounts")
 app.command("serve")(serve.serve)
 app.command("controller")(parts.controller)
 app.command("broker")(parts.broker)

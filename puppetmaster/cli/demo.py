@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.table import Table
 
-from puppetmaster.address import BrokerAddress
+from puppetmaster.address import BrokerAddress, ListenAddress
 from puppetmaster.cli import render
 from puppetmaster.cli.options import Json
 from puppetmaster.cli.outcome import FAILED, Interrupted, reported, say
@@ -24,7 +24,7 @@ from puppetmaster.cli.watching import is_success, watch
 from puppetmaster.errors import BusError, PuppetmasterError
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client
+    from puppetmaster.client import BusClient
 
 START_TIMEOUT = 60.0
 """Seconds for all parts to be ready: a slow machine, and amqtt, which costs every connection 2 s."""
@@ -53,31 +53,37 @@ def demo(
     kind: Annotated[
         BrokerKind, typer.Option("--broker", help="auto: Mosquitto where it is installed, else amqtt.")
     ] = BrokerKind.AUTO,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Go on after the job, until Ctrl-C: there is a page to see.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Start a broker, a controller, puppetmaster and 50 simulated devices, and reboot them all with one job.
 
-    They run as separate processes, on a free port and in a temporary folder, and are gone at the end.
+    They run as separate processes, on free ports and in a temporary folder, and are gone at the end.
 
     \b
-    Example:
+    Examples:
       puppetmaster demo --devices 200
+      puppetmaster demo --keep
     """
+    outcome: Document = {}
     with reported():
         try:
-            job = run_until_signal(_demo(devices, latency, errors, kind, json))
+            run_until_signal(_demo(outcome, devices, latency, errors, kind, keep, json))
         except Interrupted as interrupted:
-            raise Interrupted(interrupted.number, "stopped; all that the demo had started has ended") from None
-        if json:
-            render.print_json(job)
-        else:
-            _print_counters(job)
-        if not is_success(job):
+            if not (keep and outcome):
+                raise Interrupted(interrupted.number, "stopped; all that the demo had started has ended") from None
+            say("stopped; all that the demo had started has ended")
+        if not is_success(outcome):
             raise typer.Exit(FAILED)
 
 
-async def _demo(devices: int, latency: str, errors: float, kind: BrokerKind, json: bool) -> Document:
-    from puppetmaster.client import Client
+async def _demo(
+    outcome: Document, devices: int, latency: str, errors: float, kind: BrokerKind, keep: bool, json: bool
+) -> None:
+    """Run the demo; the job as it ended goes to ``outcome``."""
+    from puppetmaster.client import BusClient
     from puppetmaster.embedded.broker import free_port
     from puppetmaster.embedded.devices import names
 
@@ -86,15 +92,21 @@ async def _demo(devices: int, latency: str, errors: float, kind: BrokerKind, jso
     address = BrokerAddress(host=HOST, port=free_port(HOST))
     with tempfile.TemporaryDirectory(prefix="puppetmaster-demo-") as folder, Children(Path(folder)) as children:
         say(f"Starting a broker on port {address.port}, a controller, puppetmaster and {devices} devices ...")
-        parts = _Parts(children, address)
+        http = ListenAddress(HOST, free_port(HOST))
+        parts = _Parts(children, address, http)
         await parts.start(devices, latency, errors, kind)
-        client = Client(address, answer_timeout=ANSWER_TIMEOUT)
+        client = BusClient(address, answer_timeout=ANSWER_TIMEOUT)
         await parts.ready("broker", client.start(timeout=None))
         try:
             await parts.ready("puppetmaster", _answers(client))
             await parts.ready("devices", _listening(children))
+            say(f"The page: http://{http}/")
             job = await client.create_job(_job(names(devices)))
-            return await parts.alive(_follow(client, job["id"], json))
+            outcome.update(await parts.alive(_follow(client, job["id"], json)))
+            _show(outcome, json)
+            if keep:
+                say(f"All of it goes on until Ctrl-C; the page: http://{http}/ (the broker: {address})")
+                await parts.alive(asyncio.Event().wait())
         finally:
             await client.close()
 
@@ -102,9 +114,10 @@ async def _demo(devices: int, latency: str, errors: float, kind: BrokerKind, jso
 class _Parts:
     """The processes of the demo: started in order, waited for, and watched."""
 
-    def __init__(self, children: Children, address: BrokerAddress) -> None:
+    def __init__(self, children: Children, address: BrokerAddress, http: ListenAddress) -> None:
         self._children = children
         self._address = address
+        self._http = http
         self._deadline = time.monotonic() + START_TIMEOUT
 
     async def start(self, devices: int, latency: str, errors: float, kind: BrokerKind) -> None:
@@ -112,7 +125,7 @@ class _Parts:
         self._children.start("broker", ["broker", "--port", str(self._address.port), "--kind", kind.value])
         await self.ready("broker", self._accepts())
         self._children.start("controller", ["controller", "--broker", url])
-        self._children.start("puppetmaster", ["serve", "--broker", url])
+        self._children.start("puppetmaster", ["serve", "--broker", url, "--http", str(self._http)])
         behaviour = ["--latency", latency, "--errors", str(errors)]
         self._children.start("devices", ["simulate", "--broker", url, "--devices", str(devices), *behaviour])
 
@@ -151,7 +164,7 @@ class _Parts:
                 return
 
 
-async def _answers(client: Client) -> None:
+async def _answers(client: BusClient) -> None:
     """Wait until puppetmaster answers through the controller."""
     while True:
         try:
@@ -168,7 +181,7 @@ async def _listening(children: Children) -> None:
         await asyncio.sleep(POLL)
 
 
-async def _follow(client: Client, job_id: int, json: bool) -> Document:
+async def _follow(client: BusClient, job_id: int, json: bool) -> Document:
     if not json:
         return await watch(client, job_id, json=False)
     job: Document = {}
@@ -180,6 +193,13 @@ async def _follow(client: Client, job_id: int, json: bool) -> Document:
 def _job(destinations: list[str]) -> Document:
     message = {"method": "post", "resource": "/system/reboot", "__request": {"destination": destinations}}
     return {"batch": [message], "name": "reboot", "requestTimeout": REQUEST_TIMEOUT}
+
+
+def _show(job: Document, json: bool) -> None:
+    if json:
+        render.print_json(job)
+    else:
+        _print_counters(job)
 
 
 def _print_counters(job: Document) -> None:

@@ -8,11 +8,12 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from puppetmaster.address import BrokerAddress
+from puppetmaster.address import BrokerAddress, ListenAddress
 from puppetmaster.cli.options import ALL, with_settings
 from puppetmaster.cli.outcome import FAILED, BadUsage, say
 from puppetmaster.cli.processes import ChildFailed, Children
@@ -26,6 +27,8 @@ START_TIMEOUT = 15.0
 
 _POLL = 0.1
 
+DEFAULT_HTTP = ListenAddress("127.0.0.1", 8080)
+
 
 @with_settings(*ALL)
 def serve(
@@ -33,14 +36,22 @@ def serve(
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Start a broker and a controller too, where --broker points.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", hidden=True, help="As a bundle: HTTP only where a setting says so.")
+    ] = False,
 ) -> None:
     """Run puppetmaster as a bundle beside a broker and a controller, until Ctrl-C.
+
+    The page is at http://127.0.0.1:8080 unless --http says otherwise.
 
     \b
     Examples:
       puppetmaster serve --broker mqtt://localhost:1883
       puppetmaster serve --embedded
+      puppetmaster serve --http off
     """
+    if settings.source("http") == "default" and not plain:
+        settings = replace(settings, http=DEFAULT_HTTP)
     raise typer.Exit(_serve_embedded(settings) if embedded else _run_bundle(settings))
 
 

@@ -6,11 +6,14 @@ from rich.table import Table
 from rich.text import Text
 
 from puppetmaster.cli import render
-from puppetmaster.cli.options import ALL, Json, with_settings
+from puppetmaster.cli.options import ALL, CLIENT_ONLY, Json, with_settings
 from puppetmaster.settings import Settings
 
 
-@with_settings(*ALL)
+NAMES = ALL + CLIENT_ONLY
+
+
+@with_settings(*NAMES)
 def show_settings(settings: Settings, json: Json = False) -> None:
     """Print the settings that are in force and where each came from.
 
@@ -20,7 +23,7 @@ def show_settings(settings: Settings, json: Json = False) -> None:
     Example:
       PUPPETMASTER_WINDOW=100 puppetmaster settings --qos 2
     """
-    rows = [(name, settings.shown(name), settings.source(name)) for name in ALL]
+    rows = [(name, settings.shown(name), settings.source(name)) for name in NAMES]
     if json:
         render.print_json({name: {"value": value, "source": source} for name, value, source in rows})
         return

@@ -7,17 +7,15 @@ Here a message is read once and handed on with the envelope's known fields only,
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from puppetmaster.errors import Fault, InvalidDocument, PuppetmasterError, TooLarge
-from puppetmaster.fields import encodable
+from puppetmaster import bodies
+from puppetmaster.errors import InvalidDocument, PuppetmasterError, TooLarge
 from puppetmaster.wire import MAX_BUS_BYTES, MAX_DEPTH, depth_of, glean_id, top_level
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -62,32 +60,18 @@ def check(payload: bytes) -> dict[str, Any]:
     if len(payload) >= MAX_BUS_BYTES:
         raise BadMessage(_glean(payload), TooLarge(f"a message has less than {MAX_BUS_BYTES} bytes"))
     if depth_of(payload) > MAX_DEPTH:
-        raise BadMessage(_glean(payload), _fault("data", f"it is nested more than {MAX_DEPTH} levels deep"))
+        raise BadMessage(_glean(payload), InvalidDocument([bodies.DEEP]))
     duplicates: list[str] = []
-    message = _read(payload, duplicates)
-    envelope = _envelope(message)
-    if duplicates:
-        faults = [Fault(name[:100], "the key stands twice in one object") for name in duplicates[:20]]
-        raise BadMessage(envelope, InvalidDocument(faults))
-    return envelope
-
-
-def _read(payload: bytes, duplicates: list[str]) -> dict[str, Any]:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            names = Counter(name for name, _ in items)
-            duplicates.extend(encodable(name) for name, count in names.items() if count > 1)
-        return found
-
     try:
-        # JSON on the bus is UTF-8; the library would guess at other encodings, behind which brackets hide.
-        message = json.loads(payload.decode(), object_pairs_hook=pairs)
+        message = bodies.parse(payload, duplicates)
     except (ValueError, RecursionError) as error:
         raise NotAMessage(f"it is not JSON: {error}") from None
     if not isinstance(message, dict):
         raise NotAMessage("it is not a JSON object")
-    return message
+    envelope = _envelope(message)
+    if duplicates:
+        raise BadMessage(envelope, InvalidDocument(bodies.twice(duplicates)))
+    return envelope
 
 
 def _envelope(message: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +103,3 @@ def _glean(payload: bytes) -> dict[str, Any]:
         "method": method.group(1).decode(),
         "resource": resource.group(1).decode("utf-8", "replace"),
     }
-
-
-def _fault(path: str, message: str) -> InvalidDocument:
-    return InvalidDocument([Fault(path, message)])

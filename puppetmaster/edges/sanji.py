@@ -16,13 +16,14 @@ from typing import Any
 
 import orjson
 from sanji.bundle import Bundle
-from sanji.core import Route, Sanji
+from sanji.core import Sanji
 from sanji.message import Message
 from sanji.session import StatusError
 from sanji.session import TimeoutError as SdkTimeoutError
 
 from puppetmaster.edges import guard, repairs
-from puppetmaster.errors import JobNotFound, NotFound, PuppetmasterError, RequestNotFound, TooLarge
+from puppetmaster.errors import TooLarge
+from puppetmaster.operations import OPERATIONS, Call, Operation, Outcome, carry_out, refusal
 from puppetmaster.service import Service
 from puppetmaster.views import error_view
 from puppetmaster.wire import CONTROLLER_TOPIC, MAX_BUS_BYTES
@@ -80,92 +81,35 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         self._connected = threading.Event()
         self._wake_registrar = threading.Event()
         self.rejected = 0
+        self.registered = False
+        """Whether the controller knows us, as far as we know."""
         self._conn.set_on_disconnect(self.on_disconnect)
+        for operation in OPERATIONS:
+            getattr(self.router.route(operation.resource), operation.method)(_handler(operation))
 
     @classmethod
     def make(cls, connection: object, **kwargs: object) -> Puppetmaster:
         """A bundle on a connection, described by the bundle.json of this package."""
         return cls(bundle=Bundle(bundle_dir=str(PACKAGE)), connection=connection, **kwargs)
 
-    # Routes
+    # Calls
 
-    @Route(resource="/jobs", methods="get")
-    def list_jobs(self, message: Message, response: Respond) -> None:
-        """GET /jobs."""
-        self._answer(response, self._service.list_jobs(_query(message)))
+    def _handle(self, operation: Operation, message: Message, respond: Respond) -> None:
+        outcome = self._ask(carry_out(self._service, operation, _call(message)))
+        respond(code=outcome.code, data=outcome.data)
 
-    @Route(resource="/jobs", methods="post")
-    def create_job(self, message: Message, response: Respond) -> None:
-        """POST /jobs."""
-        self._answer(response, self._service.create_job(_data(message)))
-
-    @Route(resource="/jobs/:id", methods="get")
-    def show_job(self, message: Message, response: Respond) -> None:
-        """GET /jobs/:id."""
-        self._answer(response, self._with_job(message, lambda ident: self._service.show_job(ident, _query(message))))
-
-    @Route(resource="/jobs/:id", methods="put")
-    def update_job(self, message: Message, response: Respond) -> None:
-        """PUT /jobs/:id."""
-        self._answer(response, self._with_job(message, lambda ident: self._service.update_job(ident, _data(message))))
-
-    @Route(resource="/jobs/:id", methods="delete")
-    def remove_job(self, message: Message, response: Respond) -> None:
-        """DELETE /jobs/:id."""
-        self._answer(response, self._with_job(message, self._service.remove_job))
-
-    @Route(resource="/requests", methods="get")
-    def list_requests(self, message: Message, response: Respond) -> None:
-        """GET /requests."""
-        self._answer(response, self._service.list_requests(_query(message)))
-
-    @Route(resource="/requests", methods="post")
-    def create_request(self, message: Message, response: Respond) -> None:
-        """POST /requests."""
-        self._answer(response, self._service.create_request(_data(message)))
-
-    @Route(resource="/requests/:id", methods="get")
-    def show_request(self, message: Message, response: Respond) -> None:
-        """GET /requests/:id."""
-        self._answer(response, self._with_request(message, self._service.show_request))
-
-    @Route(resource="/request/:id", methods="get")
-    def show_request_too(self, message: Message, response: Respond) -> None:
-        """GET /request/:id, as one of the reference documents has it."""
-        self._answer(response, self._with_request(message, self._service.show_request))
-
-    @Route(resource="/requests/:id", methods="delete")
-    def cancel_request(self, message: Message, response: Respond) -> None:
-        """DELETE /requests/:id."""
-        self._answer(response, self._with_request(message, self._service.cancel_request))
-
-    # Answers
-
-    async def _with_job(self, message: Message, work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
-        return await work(_ident(message, JobNotFound))
-
-    async def _with_request(self, message: Message, work: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
-        return await work(_ident(message, RequestNotFound))
-
-    def _answer(self, response: Respond, work: Coroutine[Any, Any, Any]) -> None:
-        code, data = self._ask(work)
-        response(code=code, data=data)
-
-    def _ask(self, work: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
-        """What the service says, as code and data."""
+    def _ask(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """What the service says."""
         try:
             # The crossing from the SDK's threads into the loop.
-            data = asyncio.run_coroutine_threadsafe(work, self._loop).result(ANSWER_TIMEOUT)
-            _check_size(data)
-        except PuppetmasterError as error:
-            return error.code, error_view(error)
+            outcome = asyncio.run_coroutine_threadsafe(work, self._loop).result(ANSWER_TIMEOUT)
+            _check_size(outcome.data)
+        except TooLarge as error:
+            return refusal(error)
         except futures.TimeoutError:
             message = f"not done within {ANSWER_TIMEOUT:g} s; it may still be carried out (send a job with a key again)"
-            return 503, {"message": message}
-        except Exception:
-            logger.exception("a request could not be answered")
-            return 500, {"message": "internal error; the log of the bundle tells more"}
-        return 200, data
+            return Outcome(503, {"message": message})
+        return outcome
 
     # What comes from the bus
 
@@ -216,6 +160,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
     def on_disconnect(self, client: object, userdata: object, rc: int) -> None:
         """The broker is away: nothing is to pile up for it."""
         self._connected.clear()
+        self.registered = False
 
     def keep_registered(self) -> None:
         """Register, and again whenever the controller no longer knows us, until the bundle stops (a thread's work)."""
@@ -236,6 +181,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             if self.stop_event.is_set() or self._must_register.is_set():
                 continue
             if self._is_forgotten() and not self.stop_event.is_set():
+                self.registered = False
                 logger.warning("the controller does not know us any more; registering again")
                 self._must_register.set()
 
@@ -252,6 +198,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             logger.warning("the controller answered a registration without a tunnel: %.200s", answer.data)
             return False
         self._conn.set_tunnel("model", tunnel, self.on_sanji_message)
+        self.registered = True
         logger.info("registered at the controller, tunnel %s", tunnel)
         return True
 
@@ -299,20 +246,17 @@ class SanjiEdge:
             await asyncio.get_running_loop().run_in_executor(None, thread.join, patience)
 
 
-def _query(message: Message) -> dict[str, Any]:
+def _handler(operation: Operation) -> Callable[[Puppetmaster, Message, Respond], None]:
+    def handle(bundle: Puppetmaster, message: Message, respond: Respond) -> None:
+        bundle._handle(operation, message, respond)
+
+    return handle
+
+
+def _call(message: Message) -> Call:
     # The SDK makes an empty value true.
-    return {name: "" if value is True else value for name, value in message.query.items()}
-
-
-def _data(message: Message) -> Any:
-    return getattr(message, "data", None)
-
-
-def _ident(message: Message, missing: type[NotFound]) -> int:
-    text: str = message.param["id"]
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise missing(text)
-    return int(text)
+    query = {name: "" if value is True else value for name, value in message.query.items()}
+    return Call(message.param.get("id", ""), query, getattr(message, "data", None))
 
 
 def _check_size(data: Any) -> None:

@@ -1,0 +1,242 @@
+"""Who gets in: what stands in front of every route.
+
+- With an account made, everybody needs a token, in ``Authorization: Bearer`` or in the cookie of a login.
+- With none, whoever can reach the server may do everything. It is so on a loopback address, and with ``insecure``.
+- A browser sends along where its page came from: writes and WebSockets of pages from elsewhere are refused. While no
+  login is needed, only names of this machine are served, so that no page elsewhere can take one of its own for ours.
+- Every write is in the audit log before it is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from puppetmaster.accounts.audit import Audit
+from puppetmaster.accounts.registry import Accounts, Role
+from puppetmaster.address import ListenAddress
+from puppetmaster.edges.http.replies import reply_error
+from puppetmaster.errors import Forbidden, PuppetmasterError, Unauthorized
+
+logger = logging.getLogger(__name__)
+
+COOKIE = "puppetmaster_token"
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+OPEN_PATHS = frozenset({"/", "/login", "/health", "/docs", "/openapi.json"})
+"""What needs no login: nothing there tells of a job. The page asks for what it shows."""
+
+OPEN_FOLDERS = ("/static/", "/docs/")
+
+OWN_PATHS = frozenset({"/logout"})
+"""Writes that change nothing but the caller's own login."""
+
+ADMIN_PATHS = ("/accounts", "/audit")
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+}
+"""On every answer that does not say otherwise. Swagger's style sheet has pictures in it, hence ``data:``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls."""
+
+    name: str | None
+    """The account; none where no login is needed."""
+    role: Role
+    address: str
+    """The network address that the call came from."""
+    token: str | None = None
+
+
+class Access:
+    """Knows who calls, and what they may do.
+
+    :param now: the time, in seconds since 1970.
+    :param insecure: whether callers need no account on any address.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        listen: ListenAddress,
+        now: Callable[[], float],
+        *,
+        insecure: bool = False,
+        origins: Iterable[str] = (),
+    ) -> None:
+        self.accounts = accounts
+        self._now = now
+        self._origins = frozenset(origins)
+        self._names = LOOPBACK_NAMES | {listen.host}
+        self._is_loopback = listen.is_loopback
+        self._insecure = insecure
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has to log in."""
+        return (self._insecure or self._is_loopback) and not self.accounts.any()
+
+    def admit(self, connection: HTTPConnection) -> Caller | None:
+        """Who calls; none where that does not matter.
+
+        :raises Unauthorized: when they have to log in.
+        :raises Forbidden: when they may not do that.
+        """
+        method = connection.scope.get("method", "GET")
+        path = connection.scope["path"]
+        writes = method not in READING
+        if writes or connection.scope["type"] == "websocket":
+            self._check_origin(connection.headers)
+        if self.is_open:
+            self._check_host(connection.headers)
+            return Caller(None, Role.ADMIN, address_of(connection))
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
+            return None
+        caller = self._authenticate(connection)
+        needed = _needed(path, writes)
+        if not caller.role.allows(needed):
+            raise Forbidden(f"{caller.name} is {caller.role.value}, and this needs {needed.value}")
+        return caller
+
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether somebody who was admitted still would be."""
+        try:
+            if caller.token is None:
+                return self.is_open
+            return self.accounts.authenticate(caller.token, self._now()) is not None
+        except PuppetmasterError:
+            return False  # a file of accounts that can't be read opens nothing
+
+    def _authenticate(self, connection: HTTPConnection) -> Caller:
+        token = token_of(connection)
+        account = self.accounts.authenticate(token, self._now()) if token else None
+        if account is None:
+            what = "the token is not valid, or its time is over" if token else "this needs a login"
+            raise Unauthorized(f"{what}: POST /login, or a token from puppetmaster accounts token")
+        return Caller(account.name, account.role, address_of(connection), token)
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or origin in self._origins or urlsplit(origin).netloc == headers.get("host", ""):
+            return
+        raise Forbidden(f"pages from {origin:.100} may not do that; the setting cors names those that may")
+
+    def _check_host(self, headers: Headers) -> None:
+        if self._insecure or not self._is_loopback:
+            return
+        try:
+            name = urlsplit(f"//{headers.get('host', '')}").hostname
+        except ValueError:
+            name = None
+        if name not in self._names:
+            raise Forbidden(f"{name!r:.100} is no name of this machine; to be reached by it, make an account")
+
+
+class Gate:
+    """The ASGI application in front of all others."""
+
+    def __init__(self, app: ASGIApp, access: Access, audit: Audit, now: Callable[[], float]) -> None:
+        self._app = app
+        self._access = access
+        self._audit = audit
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a call through, or refuse it."""
+        connection = HTTPConnection(scope)
+        state = scope.setdefault("state", {})
+        state["audit"] = {}
+        secured = _with_headers(send)
+        try:
+            caller = self._access.admit(connection)
+        except PuppetmasterError as error:
+            await _refuse(error, scope, receive, secured)
+            return
+        state["caller"] = caller or Caller(None, Role.VIEWER, address_of(connection))
+        if scope["type"] == "http" and scope["method"] not in READING:
+            secured = self._audited(scope, secured)
+        try:
+            await self._app(scope, receive, secured)
+        except ClientDisconnect:
+            logger.debug("a client left before its call was read: %s", scope["path"])
+
+    def _audited(self, scope: Scope, send: Send) -> Send:
+        async def send_when_noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._note(scope, message["status"])
+            await send(message)
+
+        return send_when_noted
+
+    def _note(self, scope: Scope, code: int) -> None:
+        caller: Caller = scope["state"]["caller"]
+        details: dict[str, Any] = dict(scope["state"]["audit"])
+        self._audit.record(
+            at=self._now(),
+            who=details.pop("who", caller.name),
+            role=caller.role.value if caller.name else None,
+            source=caller.address,
+            method=scope["method"].lower(),
+            resource=scope["path"],
+            code=code,
+            **details,
+        )
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """The network address of a caller."""
+    return connection.client.host if connection.client else "unknown"
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """The token that a caller shows."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip() or None
+    return connection.cookies.get(COOKIE)
+
+
+def _needed(path: str, writes: bool) -> Role:
+    if path.startswith(ADMIN_PATHS):
+        return Role.ADMIN
+    return Role.OPERATOR if writes and path not in OWN_PATHS else Role.VIEWER
+
+
+async def _refuse(error: PuppetmasterError, scope: Scope, receive: Receive, send: Send) -> None:
+    answer = reply_error(error)
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(answer)
+    else:
+        await answer(scope, receive, send)
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: Any = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,74 @@
+/** What a job was told: its times and limits, in words. */
+
+import { fill, h } from '../dom.js';
+import { counted, duration, fullTime, number } from '../format.js';
+
+/** @typedef {import('../states.js').Job} Job */
+
+export function detailsPanel() {
+  const list = h('dl', { class: 'details' });
+  let shown = '';
+  return {
+    node: h(
+      'section',
+      { class: 'card', 'aria-labelledby': 'details-title' },
+      h('h2', { id: 'details-title' }, 'Limits and times'),
+      list,
+    ),
+    /** @param {Job} job */
+    show(job) {
+      const rows = rowsOf(job);
+      if (shown === JSON.stringify(rows)) return;
+      shown = JSON.stringify(rows);
+      fill(list, ...rows.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+    },
+  };
+}
+
+/**
+ * @param {Job} job
+ * @returns {[string, string][]}
+ */
+function rowsOf(job) {
+  const times = /** @type {[string, string | null][]} */ ([
+    ['Created', job.createdAt],
+    ['Start time', job.startAt],
+    ['Started', job.startedAt],
+    ['Ended', job.finishedAt],
+  ]);
+  return [
+    ['Priority', String(job.priority)],
+    ['Concurrency', job.concurrency === null ? 'no limit of its own' : `${number(job.concurrency)} at once`],
+    ['Rate', rateWords(job.rate)],
+    ['Timeout', job.timeout === null ? 'none' : `${duration(job.timeout)} for the whole job`],
+    ['Retry', retryWords(job.retry)],
+    [
+      'Gives up',
+      job.abort
+        ? `when ${job.abort.errorPercent} % failed of at least ${counted(job.abort.minimum, 'ended request')}`
+        : 'never',
+    ],
+    .../** @type {[string, string][]} */ (
+      times.filter(([, time]) => time).map(([name, time]) => [name, fullTime(/** @type {string} */ (time))])
+    ),
+  ];
+}
+
+/** @param {Job['rate']} rate */
+function rateWords(rate) {
+  if (!rate) return 'no limit';
+  const base = `${number(rate.perMinute)} a minute`;
+  if (rate.factor === 1) return base;
+  const most = rate.max === null ? '' : `, up to ${number(rate.max)}`;
+  return `${base}, × ${rate.factor} after every ${number(rate.every)} resolved${most}`;
+}
+
+/** @param {Job['retry']} retry */
+function retryWords(retry) {
+  if (!retry?.limit) return 'none';
+  const growth = retry.factor === 1 ? '' : `, then × ${retry.factor} up to ${duration(retry.maxDelay)}`;
+  return `${retry.limit} ${retry.limit === 1 ? 'time' : 'times'}, first after ${seconds(retry.delay)}${growth}; on ${retry.on.join(', ')}`;
+}
+
+/** @param {number} value */
+const seconds = (value) => (Number.isInteger(value) && value < 60 ? `${value} s` : duration(value));

@@ -1,0 +1,125 @@
+/** The fields of the form: what each is called, and how it looks. */
+
+import { h, setAttribute, setText } from '../dom.js';
+
+/**
+ * @typedef {object} Field
+ * @property {string} name
+ * @property {HTMLInputElement | HTMLTextAreaElement | HTMLSelectElement} control
+ * @property {HTMLElement} node
+ * @property {(message: string) => void} setFault an empty one takes it away
+ * @property {() => string} fault
+ */
+
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+/** @type {Record<string, {label: string, hint?: string, kind?: 'number' | 'area' | 'method' | 'time', placeholder?: string, min?: number, max?: number, mono?: boolean}>} */
+const FIELDS = {
+  method: { label: 'Method', kind: 'method' },
+  resource: { label: 'Resource', placeholder: '/system/reboot', mono: true },
+  data: { label: 'Data', kind: 'area', placeholder: '{"enable": true}', hint: 'JSON; empty: none is sent', mono: true },
+  destinations: {
+    label: 'Destinations',
+    kind: 'area',
+    placeholder: 'device-[0001-0050]\ndevice-0815, localhost',
+    mono: true,
+  },
+  name: { label: 'Name', placeholder: 'firmware 1.5' },
+  labels: { label: 'Labels', placeholder: 'site=berlin, ring=canary', hint: 'with commas between them' },
+  startAt: {
+    label: 'Start time',
+    kind: 'time',
+    hint: zone ? `in your time zone, ${zone}; empty: at once` : 'in your time zone; empty: at once',
+  },
+  priority: { label: 'Priority', kind: 'number', placeholder: '50', hint: '0 to 100; a higher one sends first' },
+  requestTimeout: { label: 'Request timeout', kind: 'number', placeholder: '3600', hint: 'seconds for each attempt' },
+  timeout: { label: 'Job timeout', kind: 'number', placeholder: 'none', hint: 'seconds for the whole job' },
+  concurrency: { label: 'Concurrency', kind: 'number', placeholder: 'no limit', hint: 'requests out at once' },
+  ratePerMinute: { label: 'Requests a minute', kind: 'number', placeholder: 'no limit' },
+  rateFactor: { label: 'Multiply by', kind: 'number', placeholder: '1' },
+  rateEvery: { label: 'after so many resolved', kind: 'number', placeholder: '1' },
+  rateMax: { label: 'up to so many a minute', kind: 'number', placeholder: 'no limit' },
+  retryLimit: { label: 'Attempts after the first', kind: 'number', placeholder: '3' },
+  retryDelay: { label: 'First delay', kind: 'number', placeholder: '1', hint: 'seconds' },
+  retryFactor: { label: 'Each delay times', kind: 'number', placeholder: '2' },
+  retryMaxDelay: { label: 'Longest delay', kind: 'number', placeholder: '60', hint: 'seconds' },
+  retryJitter: {
+    label: 'Jitter',
+    kind: 'number',
+    placeholder: '0.5',
+    hint: '0 to 1: shortened at random by up to this share',
+  },
+  retryOn: { label: 'Try again on', placeholder: '423, 429, 503', hint: 'codes, and timeout for silence' },
+  abortPercent: { label: 'Give up at % failed', kind: 'number', placeholder: 'never' },
+  abortMinimum: { label: 'of at least so many ended', kind: 'number', placeholder: '1' },
+};
+
+/** The optional ones, as they stand in groups. */
+export const GROUPS = /** @type {[string, string[]][]} */ ([
+  ['When and how urgent', ['startAt', 'priority']],
+  ['Timeouts', ['requestTimeout', 'timeout']],
+  ['Pace', ['concurrency', 'ratePerMinute', 'rateFactor', 'rateEvery', 'rateMax']],
+  ['Giving up', ['abortPercent', 'abortMinimum']],
+  ['Retry', ['retryLimit', 'retryOn', 'retryDelay', 'retryFactor', 'retryMaxDelay', 'retryJitter']],
+]);
+
+/**
+ * @param {string} name
+ * @param {...import('../dom.js').Child} below what stands below the control
+ * @returns {Field}
+ */
+export function formField(name, ...below) {
+  const about = FIELDS[name];
+  const id = `field-${name}`;
+  const hint = about.hint ? h('p', { class: 'hint', id: `${id}-hint` }, about.hint) : null;
+  const faultNode = h('p', { class: 'fault', id: `${id}-fault` });
+  const control = controlOf(name, id, `${hint ? `${id}-hint ` : ''}${id}-fault`);
+  const node = h(
+    'div',
+    { class: `field field-${name}` },
+    h('label', { for: id }, about.label),
+    control,
+    hint,
+    ...below,
+    faultNode,
+  );
+  return {
+    name,
+    control,
+    node,
+    setFault(message) {
+      setText(faultNode, message && message.charAt(0).toUpperCase() + message.slice(1));
+      setAttribute(control, 'aria-invalid', message ? 'true' : null);
+    },
+    fault: () => faultNode.textContent ?? '',
+  };
+}
+
+/**
+ * @param {string} name
+ * @param {string} id
+ * @param {string} described
+ */
+function controlOf(name, id, described) {
+  const { kind, placeholder, mono } = FIELDS[name];
+  const shared = {
+    id,
+    name,
+    'aria-describedby': described,
+    placeholder,
+    class: mono ? 'mono' : null,
+    autocomplete: 'off',
+    spellcheck: 'false',
+    autocapitalize: 'none',
+  };
+  if (kind === 'method')
+    return h(
+      'select',
+      { id, name, 'aria-describedby': described },
+      ...['get', 'post', 'put', 'delete'].map((method) => h('option', { value: method }, method)),
+    );
+  if (kind === 'area') return h('textarea', { ...shared, rows: name === 'data' ? 4 : 6 });
+  if (kind === 'number') return h('input', { ...shared, type: 'number', step: 'any', inputmode: 'decimal' });
+  if (kind === 'time') return h('input', { ...shared, type: 'datetime-local', step: 1 });
+  return h('input', { ...shared, type: 'text' });
+}

@@ -1,0 +1,100 @@
+"""The operations as routes: each parses, has it carried out, and renders."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from puppetmaster.edges.http import openapi
+from puppetmaster.edges.http.replies import reply_outcome, reply_tagged
+from puppetmaster.edges.http.requests import read_document, read_query, with_key
+from puppetmaster.errors import PuppetmasterError
+from puppetmaster.operations import OK, OPERATIONS, Call, Operation, Outcome, carry_out, refusal
+from puppetmaster.service import Service
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+METHOD_NOT_ALLOWED = 405
+
+
+def add_operations(app: FastAPI, service: Service) -> None:
+    """Serve every operation under its resource."""
+    allowed: dict[str, list[str]] = {}
+    for operation in OPERATIONS:
+        path, method = path_of(operation), operation.method.upper()
+        endpoint = _endpoint(service, operation)
+        app.add_api_route(path, endpoint, methods=[method], response_model=None, **openapi.describe(operation))
+        allowed.setdefault(path, []).append(method)
+        if not operation.is_write:
+            app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
+            allowed[path].append("HEAD")
+    for path, methods in allowed.items():
+        app.router.routes.append(Route(path, _Others(methods)))
+
+
+class _Others:
+    """Refuses the methods that a resource does not know: of its own accord a route would name but its own one."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._headers = {"Allow": ", ".join(allowed)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise HTTPException(METHOD_NOT_ALLOWED, headers=self._headers)
+
+
+def path_of(operation: Operation) -> str:
+    """Its resource as FastAPI writes it."""
+    return operation.resource.replace(":id", "{id}")
+
+
+def _endpoint(service: Service, operation: Operation) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        outcome = await _carry_out(service, operation, request)
+        if operation.is_write:
+            request.state.audit.update(_subject(operation, request, outcome))
+        if operation.name == "show_job":
+            return reply_tagged(request, outcome)
+        return reply_outcome(outcome)
+
+    return endpoint
+
+
+async def _carry_out(service: Service, operation: Operation, request: Request) -> Outcome:
+    document: Any = None
+    try:
+        if operation.method in ("post", "put"):
+            document = await read_document(request)
+        if operation.method == "post":
+            document = with_key(request, document)
+    except PuppetmasterError as error:
+        return refusal(error)
+    call = Call(request.path_params.get("id", ""), read_query(request), document)
+    outcome = await carry_out(service, operation, call)
+    if operation.method == "put" and outcome.code == OK:
+        request.state.audit["change"] = document
+    return outcome
+
+
+MAX_AUDITED = 1000
+"""Characters of a refusal that the audit log has."""
+
+
+def _subject(operation: Operation, request: Request, outcome: Outcome) -> dict[str, Any]:
+    """What a call was about, for the audit log."""
+    subject: dict[str, Any] = {"operation": operation.name}
+    if outcome.error is not None or not isinstance(outcome.data, dict):
+        return {**subject, "message": str(outcome.error)[:MAX_AUDITED]}
+    if "totalCount" in outcome.data:
+        subject["totalCount"] = outcome.data["totalCount"]
+    if outcome.data.get("name"):
+        subject["name"] = outcome.data["name"]
+    if "id" in outcome.data:
+        subject["request" if "__request" in outcome.data else "job"] = outcome.data["id"]
+    return subject

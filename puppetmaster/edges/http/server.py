@@ -1,0 +1,129 @@
+"""The server: uvicorn on a socket of ours, on the loop that is already running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from puppetmaster.address import ListenAddress
+from puppetmaster.errors import ListenError
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+START_POLL = 0.01
+
+STOP_TIMEOUT = 3
+"""Seconds that calls under way have to end when the bundle stops."""
+
+UNSENT_BYTES = 16 * 1024
+"""How much of what is written to a connection may wait in the kernel, beside what is on its way.
+
+A kernel takes megabytes for a reader that sleeps: that would be minutes of states that are old when it wakes.
+"""
+
+STALLED_MS = 60_000
+"""Milliseconds for which a client may take nothing of what waits for it; then its connection is dropped."""
+
+PING_INTERVAL = 20.0
+"""Seconds between two pings to a WebSocket, and the time that it has for the answer."""
+
+MAX_INCOMING_BYTES = 64 * 1024
+"""The largest message that a WebSocket takes; what watchers send means nothing."""
+
+
+def bind(listen: ListenAddress) -> socket.socket:
+    """A listening socket; bound before anything else is begun, so that a port that is taken stops the start.
+
+    :raises ListenError: when the address can't be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
+        return _limited(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ListenError(str(listen), reason) from None
+
+
+def _limited(listening: socket.socket) -> socket.socket:
+    """Bound what the kernel does for clients that don't read; every connection inherits it. Linux can both of it."""
+    for option, value in (("TCP_NOTSENT_LOWAT", UNSENT_BYTES), ("TCP_USER_TIMEOUT", STALLED_MS)):
+        if hasattr(socket, option):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return listening
+
+
+class HttpServer:
+    """Serves an application on a socket until it is closed."""
+
+    def __init__(
+        self, app: ASGIApp, listening: socket.socket, *, cert: Path | None = None, key: Path | None = None
+    ) -> None:
+        self._listening = listening
+        self._scheme = "https" if cert else "http"
+        # Its lines on every socket and every malformed call say nothing to an operator, and anybody can cause them.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            lifespan="off",
+            ws="websockets-sansio",
+            ws_max_size=MAX_INCOMING_BYTES,
+            ws_ping_interval=PING_INTERVAL,
+            ws_ping_timeout=PING_INTERVAL,
+            # Compressing every state for every watcher costs more than it saves on the networks that this runs in.
+            ws_per_message_deflate=False,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_TIMEOUT,
+            ssl_certfile=cert,
+            ssl_keyfile=key,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached."""
+        host, port = self._listening.getsockname()[:2]
+        return f"{self._scheme}://{ListenAddress(host, port)}"
+
+    async def start(self) -> None:
+        """Take calls from now on."""
+        url = self.url
+        self._task = asyncio.create_task(self._server.serve([self._listening]), name="http")
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(START_POLL)
+        if self._task.done():
+            self._task.result()
+        logger.info("HTTP on %s", url)
+
+    async def close(self) -> None:
+        """Take no more calls, and return when those under way have ended."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._listening.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out what uvicorn says of every WebSocket that is refused with an answer, as if that were an error."""
+    return record.msg != "ASGI callable returned without completing handshake."
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the bundle, which stops its parts in order."""
+        yield

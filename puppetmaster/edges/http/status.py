@@ -1,0 +1,55 @@
+"""How the bundle is: ``/health`` for whoever starts and stops it, ``/metrics`` for whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from puppetmaster.edges.http import openapi
+from puppetmaster.edges.http.replies import reply
+from puppetmaster.metrics import Metrics
+from puppetmaster.version import __version__
+
+RETRY_AFTER = {"Retry-After": "5"}
+"""Seconds: connections heal by themselves in less."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the bundle can't work without."""
+
+    instance: str
+    broker: Callable[[], bool]
+    """Whether the data plane is connected."""
+    controller: Callable[[], bool]
+    """Whether the controller knows us."""
+    store: Callable[[], str]
+    """Why the store can't write; empty while it can."""
+
+
+def add_status(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
+    """Serve both."""
+
+    async def health(request: Request) -> Response:
+        broker, controller, fault = parts.broker(), parts.controller(), parts.store()
+        ready = broker and controller and not fault
+        document = {
+            "live": True,
+            "ready": ready,
+            "broker": "connected" if broker else "disconnected",
+            "controller": "registered" if controller else "unregistered",
+            "store": fault or "ok",
+            "version": __version__,
+            "instance": parts.instance,
+        }
+        return reply(200 if ready else 503, document, {"Cache-Control": "no-store", **({} if ready else RETRY_AFTER)})
+
+    async def scrape(request: Request) -> Response:
+        return Response(metrics.render(), media_type=metrics.content_type)
+
+    app.add_api_route("/health", health, methods=["GET"], response_model=None, **openapi.HEALTH)
+    app.add_api_route("/metrics", scrape, methods=["GET"], response_model=None, **openapi.METRICS)
