@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from puppetmaster.cli import render
-from puppetmaster.cli.options import BROKER, JobId, JobIds, Json, Limit, Offset, with_settings
-from puppetmaster.cli.outcome import Interrupted, say_if_page
+from puppetmaster.cli.new_job import DryRun, Watching, make
+from puppetmaster.cli.options import REACH, JobId, JobIds, Json, Limit, Offset, with_settings
+from puppetmaster.cli.outcome import Interrupted, say, say_if_page
 from puppetmaster.cli.running import talk
 from puppetmaster.cli.watching import conclude, goes_on, watch
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client, Document
+    from puppetmaster.client import Document, DocumentClient
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch, pause, resume, cancel and remove jobs.")
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, steer, run again and remove jobs.")
 
 JobFilter = Annotated[
     list[str] | None,
@@ -36,7 +37,7 @@ Since = Annotated[
 
 
 @app.command("list")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def list_jobs(
     settings: Settings,
     status: JobFilter = None,
@@ -58,12 +59,13 @@ def list_jobs(
         render.print_json(jobs)
     elif jobs:
         render.print_jobs(jobs)
+        say_if_page(len(jobs), limit, offset)
     else:
         typer.echo("no jobs")
 
 
 @app.command("show")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def show_job(
     settings: Settings,
     job_id: JobId,
@@ -90,7 +92,7 @@ def show_job(
 
 
 @app.command("watch")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def watch_job(settings: Settings, job_id: JobId, json: Json = False) -> None:
     """Show how far a job is, until it has ended. Ends with 1 when not all of it resolved.
 
@@ -105,8 +107,64 @@ def watch_job(settings: Settings, job_id: JobId, json: Json = False) -> None:
     conclude(job, json=json)
 
 
+@app.command("answers")
+@with_settings(*REACH)
+def list_answers(
+    settings: Settings,
+    job_id: JobId,
+    status: RequestFilter = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Count the equal answers of a job's devices, the most frequent first.
+
+    \b
+    Example:
+      puppetmaster jobs answers 1000000 --status error
+    """
+    groups = talk(settings, lambda client: client.answers(job_id, status=status, limit=limit))
+    if json:
+        render.print_json(groups)
+    elif groups:
+        render.print_answers(groups)
+        if len(groups) == limit:
+            say(f"these are the {limit} most frequent, there may be more: a larger --limit")
+    else:
+        typer.echo("no answers")
+
+
+@app.command("rerun")
+@with_settings(*REACH)
+def rerun_job(
+    settings: Settings,
+    job_id: JobId,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", metavar="STATUS", help="Which requests: error and timeout, if not given. May be repeated."
+        ),
+    ] = None,
+    watching: Watching = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make a new job of the requests of a job that failed.
+
+    \b
+    Examples:
+      puppetmaster jobs rerun 1000000 --watch
+      puppetmaster jobs rerun 1000000 --status canceled --dry-run
+    """
+
+    async def rerun(client: DocumentClient, document: Document) -> Document:
+        return await client.rerun_job(job_id, document)
+
+    document: Document = {"status": status} if status else {}
+    make(settings, document, rerun, watching=watching, dry_run=dry_run, json=json)
+
+
 @app.command("pause")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def pause_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
     """Stop sending requests of a job; what is out is still answered.
 
@@ -118,7 +176,7 @@ def pause_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
 
 
 @app.command("resume")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def resume_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
     """Go on with a paused job.
 
@@ -130,7 +188,7 @@ def resume_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None
 
 
 @app.command("cancel")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def cancel_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
     """Call off what is unfinished of a job; the job stays to be looked at.
 
@@ -142,7 +200,7 @@ def cancel_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None
 
 
 @app.command("remove")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def remove_jobs(settings: Settings, job_ids: JobIds, json: Json = False) -> None:
     """Call off what is unfinished of a job, and remove it with its requests.
 
@@ -167,13 +225,13 @@ def _update(settings: Settings, job_ids: Sequence[int], status: str, json: bool)
 def _for_each(
     settings: Settings,
     job_ids: Sequence[int],
-    call: Callable[[Client, int], Awaitable[Document]],
+    call: Callable[[DocumentClient, int], Awaitable[Document]],
     tell: Callable[[Document], str],
     json: bool,
 ) -> None:
     """Do something to jobs, one after the other, for the controller locks the bundle while it answers a write."""
 
-    async def conversation(client: Client) -> None:
+    async def conversation(client: DocumentClient) -> None:
         for job_id in job_ids:
             job = await call(client, job_id)
             if json:

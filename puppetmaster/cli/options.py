@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,14 @@ Command = Callable[..., None]
 BROKER = ("broker", "ca_file")
 """The settings of a command that only talks to a bus."""
 
-ALL = tuple(option.name for option in options())
+CLIENT_ONLY = ("url", "token")
+"""The settings of a command that talks HTTP."""
+
+REACH = BROKER + CLIENT_ONLY
+"""The settings of a command that talks to a running puppetmaster, over the bus or over HTTP."""
+
+ALL = tuple(option.name for option in options() if option.name not in CLIENT_ONLY)
+"""The settings of the bundle."""
 
 _PANEL = "Settings"
 
@@ -34,11 +41,11 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def run(**values: Any) -> None:
             with reported():
-                flags = {name: values.pop(name) for name in names}
+                flags = {option.name: values.pop(option.name) for option in _flags(names)}
                 command(Settings.load(flags, file=values.pop("config")), **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        flags = [_flag(option) for option in options() if option.name in names]
+        flags = [_flag(option) for option in _flags(names)]
         parameters = [*(_keyword(parameter) for parameter in own), *flags, _config()]
         # typer reads these two to build the command's options.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -48,20 +55,25 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _flags(names: Sequence[str]) -> list[Option]:
+    """The settings that have a flag: a secret has none."""
+    return [option for option in options() if option.name in names and option.flag]
+
+
 def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _flag(option: Option) -> inspect.Parameter:
-    default = "" if option.default is None else f", default {option.default}"
+    default = "" if option.default in (None, (), False) else f", default {option.default}"
     info = typer.Option(
         option.flag,
         help=f"{option.help} ({option.env}{default})",
-        metavar=option.metavar,
+        metavar=option.metavar or None,
         rich_help_panel=_PANEL,
         show_default=False,
     )
-    return _parameter(option.name, Annotated[str | None, info])
+    return _parameter(option.name, Annotated[str | None if option.metavar else bool | None, info])
 
 
 def _config() -> inspect.Parameter:

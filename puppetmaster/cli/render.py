@@ -22,7 +22,7 @@ WIDE = 240
 SHORT = 60
 """Characters of a result in a table; ``show`` prints all of it."""
 
-ELASTIC = frozenset({"name", "resource", "result"})
+ELASTIC = frozenset({"name", "resource", "result", "examples"})
 """Columns that are cut first where the terminal is narrow."""
 
 STYLES = {
@@ -70,7 +70,7 @@ def print_json_line(document: Any) -> None:
 
 def print_jobs(jobs: Iterable[Document]) -> None:
     """A table of jobs."""
-    table = _table("id", "name", "status", "progress", "resolved", "errors", "total", "age")
+    table = _table("id", "name", "status", "progress", "resolved", "errors", "canceled", "total", "age")
     for job in jobs:
         table.add_row(
             _cell(job.get("id")),
@@ -78,7 +78,8 @@ def print_jobs(jobs: Iterable[Document]) -> None:
             _status(job),
             f"{job.get('progress', 0)} %",
             _cell(job.get("finishCount")),
-            _cell(job.get("errorCount")),
+            _cell(_failed(job)),
+            _cell(_number_of(job, "canceled")),
             _cell(job.get("totalCount")),
             age(job.get("createdAt")),
         )
@@ -99,7 +100,21 @@ def print_requests(requests: Iterable[Document]) -> None:
             f"{about.get('progress', 0)} %",
             _cell(about.get("attempt")),
             _cell(about.get("code")),
-            _short(about.get("result")),
+            _short(_said(about.get("result"))),
+        )
+    show(table)
+
+
+def print_answers(groups: Iterable[Document]) -> None:
+    """A table of equal answers, with some of the devices that gave each."""
+    table = _table("count", "status", "code", "result", "examples")
+    for group in groups:
+        table.add_row(
+            _cell(group.get("count")),
+            _status(group),
+            _cell(group.get("code")),
+            _short(_said(group.get("result"))),
+            _short(", ".join(group.get("destinations") or ())),
         )
     show(table)
 
@@ -126,12 +141,21 @@ def counts(job: Document) -> str:
 
 
 def summary(job: Document) -> str:
-    """How a job ended, in a line."""
-    took = seconds_of(job)
-    return (
-        f"job {job['id']} {job['status']}: {job['finishCount']} of {job['totalCount']} resolved, "
-        f"{count(job['errorCount'], 'error')}" + ("" if took is None else f", in {duration(took)}")
-    )
+    """How a job ended, in a line: ``48 of 52 resolved, 1 error, 3 canceled, in 12 s``."""
+    timeouts, canceled, took = _number_of(job, "timeout"), _number_of(job, "canceled"), seconds_of(job)
+    parts = [f"{job['finishCount']} of {job['totalCount']} resolved", count(_number_of(job, "error"), "error")]
+    parts += [count(timeouts, "timeout")] if timeouts else []
+    parts += [f"{canceled} canceled"] if canceled else []
+    parts += [] if took is None else [f"in {duration(took)}"]
+    return f"job {job['id']} {job['status']}: {', '.join(parts)}"
+
+
+def _number_of(job: Document, status: str) -> int:
+    return int((job.get("counts") or {}).get(status, 0))
+
+
+def _failed(job: Document) -> int:
+    return _number_of(job, "error") + _number_of(job, "timeout")
 
 
 def seconds_of(job: Document) -> float | None:
@@ -158,6 +182,13 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def shortened(text: str, width: int) -> str:
+    """Text from the bus in at most so many characters, without what would drive the terminal."""
+    shown = Text(plain(text))
+    shown.truncate(width, overflow="ellipsis")
+    return shown.plain
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -178,6 +209,19 @@ def _cell(value: Any) -> Text:
     if value is None or value == "":
         return Text("-")
     return Text(plain(value if isinstance(value, str) else orjson.dumps(value).decode()))
+
+
+def _said(result: Any) -> Any:
+    """What a device said, its message first, for that is what is read in a narrow column.
+
+    The code and the resource of a failure stand in columns of their own.
+    """
+    if isinstance(result, Mapping) and {"code", "data"} <= result.keys() <= {"code", "resource", "data"}:
+        result = result["data"]
+    if not isinstance(result, Mapping) or not isinstance(result.get("message"), str):
+        return result
+    rest = _without(result, "message")
+    return f"{result['message']} {orjson.dumps(rest).decode()}" if rest else result["message"]
 
 
 def _short(value: Any) -> Text:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from puppetmaster.cli import render
-from puppetmaster.cli.options import BROKER, Json, Limit, Offset, with_settings
+from puppetmaster.cli.options import REACH, Json, Limit, Offset, with_settings
 from puppetmaster.cli.outcome import say_if_page
 from puppetmaster.cli.running import talk
 from puppetmaster.settings import Settings
+
+if TYPE_CHECKING:
+    from puppetmaster.client import Document, DocumentClient
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel requests.")
 
@@ -18,7 +21,7 @@ RequestId = Annotated[int, typer.Argument(metavar="ID", min=0, help="The request
 
 
 @app.command("list")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def list_requests(
     settings: Settings,
     status: Annotated[
@@ -26,7 +29,13 @@ def list_requests(
         typer.Option("--status", metavar="STATUS", help="Only those in this status, such as error. May be repeated."),
     ] = None,
     destination: Annotated[
-        str | None, typer.Option("--destination", "-d", metavar="DEV", help="Only those to this destination.")
+        list[str] | None,
+        typer.Option(
+            "--destination",
+            "-d",
+            metavar="DEV",
+            help="Only those to this destination; * stands for any characters ('dev-*'). May be repeated.",
+        ),
     ] = None,
     job: Annotated[int | None, typer.Option("--job", metavar="ID", min=0, help="Only those of this job.")] = None,
     limit: Limit = 100,
@@ -36,11 +45,20 @@ def list_requests(
     """List requests.
 
     \b
-    Example:
+    Examples:
       puppetmaster requests list --job 1000000 --status error
+      puppetmaster requests list --destination 'device-00*'
     """
     query = {"status": status, "destination": destination, "job": job, "limit": limit, "offset": offset}
-    requests = talk(settings, lambda client: client.requests(**query))
+
+    async def conversation(client: DocumentClient) -> list[Document]:
+        found = await client.requests(**query)
+        if job is not None and not found:
+            # A list of the requests of an unknown job is empty; here it is more likely a slip of the fingers.
+            await client.job(job, collection=False, limit=0)
+        return found
+
+    requests = talk(settings, conversation)
     if json:
         render.print_json(requests)
     elif requests:
@@ -51,7 +69,7 @@ def list_requests(
 
 
 @app.command("show")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def show_request(settings: Settings, request_id: RequestId, json: Json = False) -> None:
     """Show a request and what came of it.
 
@@ -67,7 +85,7 @@ def show_request(settings: Settings, request_id: RequestId, json: Json = False) 
 
 
 @app.command("cancel")
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def cancel_request(settings: Settings, request_id: RequestId, json: Json = False) -> None:
     """Call a request off; an answer that still comes changes nothing.
 

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from puppetmaster.cli import render
 from puppetmaster.cli.destinations import expand
-from puppetmaster.cli.options import BROKER, Json, positive, with_settings
-from puppetmaster.cli.outcome import BadUsage, Interrupted
-from puppetmaster.cli.running import talk
-from puppetmaster.cli.watching import conclude, goes_on, watch
+from puppetmaster.cli.new_job import DryRun, Watching, make
+from puppetmaster.cli.options import REACH, Json, positive, with_settings
+from puppetmaster.cli.outcome import BadUsage
 from puppetmaster.settings import Settings
 from puppetmaster.times import from_text, to_text
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client
+    from puppetmaster.client import DocumentClient
 
 Document = dict[str, Any]
 
@@ -46,7 +44,7 @@ def _seconds(flag: str, help: str, panel: str) -> Any:
     return typer.Option(flag, parser=positive, metavar="SECONDS", help=help, rich_help_panel=panel)
 
 
-@with_settings(*BROKER)
+@with_settings(*REACH)
 def run(
     settings: Settings,
     method: Annotated[Method, typer.Argument(case_sensitive=False, help="What to do with the resource.")],
@@ -63,9 +61,8 @@ def run(
     data: Annotated[
         str | None, typer.Option(metavar="JSON", help="What to send along: JSON, or @file with JSON.")
     ] = None,
-    watching: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show how far it is; end with 1 when a request failed.")
-    ] = False,
+    watching: Watching = False,
+    dry_run: DryRun = False,
     json: Json = False,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="A name for the job.", rich_help_panel=_JOB)] = None,
     label: Annotated[
@@ -151,6 +148,7 @@ def run(
     Examples:
       puppetmaster run -d 'device-[0001-0050]' post /system/reboot --watch
       puppetmaster run -d @devices.txt put /network --data '{"dhcp": true}' --rate 60
+      puppetmaster run -d 'device-[0001-0050]' post /system/reboot --dry-run
     """
     document = _given(
         batch=[_message(method, resource, data, destinations)],
@@ -173,31 +171,11 @@ def run(
         )
         or None,
     )
-    submit(settings, document, watching=watching, json=json)
+    make(settings, document, _create, watching=watching, dry_run=dry_run, json=json)
 
 
-def submit(settings: Settings, document: Document, *, watching: bool, json: bool) -> None:
-    """Create a job, and watch it to its end when asked to."""
-    created: Document = {}
-
-    async def conversation(client: Client) -> Document:
-        created.update(await client.create_job(document))
-        return await watch(client, created["id"], json=json) if watching else created
-
-    try:
-        job = talk(settings, conversation)
-    except Interrupted as interrupted:
-        if created:
-            raise goes_on(interrupted, created["id"]) from None
-        note = "stopped before the answer came: the job may have been created (puppetmaster jobs list)"
-        raise Interrupted(interrupted.number, note) from None
-    if watching:
-        conclude(job, json=json)
-    elif json:
-        render.print_json(job)
-    else:
-        typer.echo(f"job {job['id']} created: {render.count(job['totalCount'], 'request')}")
-        typer.echo(f"see how far it is: puppetmaster jobs watch {job['id']}")
+async def _create(client: DocumentClient, document: Document) -> Document:
+    return await client.create_job(document)
 
 
 def _message(method: Method, resource: str, data: str | None, destinations: Sequence[str]) -> Document:

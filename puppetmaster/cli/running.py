@@ -1,4 +1,4 @@
-"""Running coroutines from commands: signals end them cleanly, logs go to stderr."""
+"""Running coroutines from commands, and talking to a running puppetmaster: over the bus, or over HTTP."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from puppetmaster.cli.outcome import Interrupted
+from puppetmaster.cli.outcome import BadUsage, Interrupted
 from puppetmaster.errors import BusError
 from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client
+    from puppetmaster.client import BusClient, DocumentClient
 
 T = TypeVar("T")
 
@@ -60,17 +60,18 @@ def serve_until_signal(main: Coroutine[Any, Any, None]) -> None:
         run_until_signal(main)
 
 
-def talk(settings: Settings, conversation: Callable[[Client], Awaitable[T]]) -> T:
-    """Connect to the bus, have a conversation with the bundle, and leave.
+def talk(settings: Settings, conversation: Callable[[DocumentClient], Awaitable[T]]) -> T:
+    """Reach a running puppetmaster, have a conversation with it, and leave.
 
-    :raises BusError: when there is no connection.
+    :raises BusError: when there is no connection to the bus.
+    :raises NoAnswer: when nobody answers over HTTP.
+    :raises BadUsage: when the flags name both ways.
     :raises Interrupted: when a signal ended it.
     """
-    from puppetmaster.client import Client
+    connect = _connect_http if _is_http(settings) else _connect_bus
 
     async def main() -> T:
-        client = Client(settings.broker)
-        await _connect(client)
+        client = await connect(settings)
         try:
             return await conversation(client)
         finally:
@@ -81,7 +82,32 @@ def talk(settings: Settings, conversation: Callable[[Client], Awaitable[T]]) -> 
     return run_until_signal(main())
 
 
-async def _connect(client: Client) -> None:
+def _is_http(settings: Settings) -> bool:
+    """Which way it is: a flag on the command line goes before a URL from the environment or a file."""
+    if settings.url is None:
+        return False
+    named = [settings.source(name).startswith("flag") for name in ("url", "broker")]
+    if all(named):
+        raise BadUsage("--url", "it is another way than --broker: give one of them")
+    return not named[1]
+
+
+async def _connect_http(settings: Settings) -> DocumentClient:
+    from puppetmaster.client import AsyncClient, HttpDocuments
+
+    assert settings.url is not None
+    return HttpDocuments(AsyncClient(settings.url, token=settings.token, ca_file=settings.ca_file))
+
+
+async def _connect_bus(settings: Settings) -> DocumentClient:
+    from puppetmaster.client import BusClient
+
+    client = BusClient(settings.broker)
+    await _start(client)
+    return client
+
+
+async def _start(client: BusClient) -> None:
     """Connect, and when that fails say why: the connection's last warning knows."""
     warnings = _Warnings()
     logger = logging.getLogger("puppetmaster")

@@ -17,10 +17,14 @@ from puppetmaster.cli import render
 from puppetmaster.cli.outcome import FAILED, Interrupted, say
 
 if TYPE_CHECKING:
-    from puppetmaster.client import Client, Document
+    from puppetmaster.client import Document, DocumentClient
+    from puppetmaster.errors import PuppetmasterError
 
 LINE_PERIOD = 1.0
 """Seconds at least between two lines where there is no terminal."""
+
+NAME_WIDTH = 20
+"""Characters of a job's name beside its bar: the bar is what one looks at."""
 
 
 class View(Protocol):
@@ -31,14 +35,18 @@ class View(Protocol):
         ...
 
 
-async def watch(client: Client, job_id: int, *, json: bool) -> Document:
-    """Show a job until it has ended or was removed; its last state."""
+async def watch(client: DocumentClient, job_id: int, *, json: bool) -> Document:
+    """Show a job until it has ended or was removed; its last state. Says when there is no word on it for a while."""
     last: Document = {}
     with _view(json) as view:
-        async for job in client.watch(job_id):
+        async for job in client.watch(job_id, told=_tell):
             view.show(job)
             last = job
     return last
+
+
+def _tell(reason: PuppetmasterError | None) -> None:
+    say("there is word on the job again" if reason is None else f"no word on the job for now: {reason}")
 
 
 def conclude(job: Document, *, json: bool) -> None:
@@ -54,6 +62,7 @@ def conclude(job: Document, *, json: bool) -> None:
         say(f"reason: {render.plain(job['reason'])}")
     failed = [f"--status {status}" for status in ("error", "timeout") if job["counts"].get(status)]
     if not json and failed:
+        say(f"to run them again: puppetmaster jobs rerun {job['id']}")
         say(f"the failed requests: puppetmaster requests list --job {job['id']} {' '.join(failed)}")
     raise typer.Exit(FAILED)
 
@@ -110,6 +119,8 @@ class _Bar(Progress):
             TimeElapsedColumn(),
             console=console,
             expand=True,
+            # What is said beside the bar goes above it, but not where it is meant for a file.
+            redirect_stderr=sys.stderr.isatty(),
         )
         self._task = self.add_task("waiting for the job", total=100, done=0, of="?")
 
@@ -118,7 +129,7 @@ class _Bar(Progress):
         yield self._counts
 
     def show(self, job: Document) -> None:
-        name = render.plain(job["name"]) if job["name"] else ""
+        name = render.shortened(job["name"] or "", NAME_WIDTH)
         self._counts = Text.assemble(*_coloured(job))
         self.update(
             self._task,

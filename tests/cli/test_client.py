@@ -1,4 +1,4 @@
-"""The client against a stub bundle on a real broker."""
+"""The client over the bus against a stub bundle on a real broker."""
 
 import asyncio
 import json
@@ -6,16 +6,16 @@ import math
 
 import pytest
 
-from puppetmaster import client as client_module
 from puppetmaster import loop
-from puppetmaster.client import AnswerError, Client
-from puppetmaster.errors import BusError, InvalidDocument, TooLarge
+from puppetmaster.client import AnswerError, BusClient
+from puppetmaster.client import bus as bus_client
+from puppetmaster.errors import BusError, Conflict, InvalidDocument, JobNotFound, StoreUnavailable, TooLarge
 from tests.cli.conftest import make_job
 
 
 def talk(address, conversation, **options):
     async def main():
-        async with Client(address, **options) as client:
+        async with BusClient(address, **options) as client:
             return await conversation(client)
 
     return loop.run(main())
@@ -58,7 +58,7 @@ def test_data_of_any_kind_goes_there_and_back(stub, data):
 
 
 def test_two_clients_have_two_tunnels(broker):
-    assert Client(broker)._tunnel != Client(broker)._tunnel
+    assert BusClient(broker)._tunnel != BusClient(broker)._tunnel
 
 
 def test_an_error_carries_code_message_and_faults(stub):
@@ -71,6 +71,17 @@ def test_an_error_carries_code_message_and_faults(stub):
         ("batch.0.method", "it is missing"),
         ("name", "too long"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(400, InvalidDocument), (404, JobNotFound), (409, Conflict), (413, TooLarge), (503, StoreUnavailable)],
+)
+def test_an_error_is_the_one_of_the_tree_as_well(stub, code, kind):
+    stub.answer = lambda message: (code, {"message": "so it is"})
+    with pytest.raises(AnswerError, match="so it is") as caught:
+        talk(stub.address, lambda client: client.job(7))
+    assert isinstance(caught.value, kind)
 
 
 @pytest.mark.parametrize("data", [None, "no", [1], {"message": 5}, {"errors": 5}, {"errors": ["x", {"path": 1}]}])
@@ -94,7 +105,7 @@ def test_silence_ends_in_an_error_that_says_what_to_look_at(stub):
 
 def test_no_broker_is_an_error(free_address):
     async def main():
-        await Client(free_address).start(timeout=0.3)
+        await BusClient(free_address).start(timeout=0.3)
 
     with pytest.raises(BusError, match=f"no connection to the broker at {free_address}"):
         loop.run(main())
@@ -108,7 +119,7 @@ def test_what_is_busy_is_tried_again_with_another_id(stub, code, data):
 
 
 def test_what_stays_busy_is_an_error_in_the_end(stub, monkeypatch):
-    monkeypatch.setattr(client_module, "BUSY_PATIENCE", 0.2)
+    monkeypatch.setattr(bus_client, "BUSY_PATIENCE", 0.2)
     stub.answer = lambda message: (423, {"message": "resource is locked"})
     with pytest.raises(AnswerError, match="resource is locked"):
         talk(stub.address, lambda client: client.request("post", "/jobs"))
@@ -173,6 +184,8 @@ def test_data_that_is_no_json_is_not_sent(stub, data):
         (lambda client: client.job(7, collection=True, limit=5), "get", "/jobs/7?collection=true&limit=5", None),
         (lambda client: client.update_job(7, {"status": "paused"}), "put", "/jobs/7", {"status": "paused"}),
         (lambda client: client.remove_job(7), "delete", "/jobs/7", None),
+        (lambda client: client.rerun_job(7), "post", "/jobs/7/rerun", {}),
+        (lambda client: client.rerun_job(7, {"status": "error"}), "post", "/jobs/7/rerun", {"status": "error"}),
         (lambda client: client.create_request({"message": {}}), "post", "/requests", {"message": {}}),
         (lambda client: client.get_request(8), "get", "/requests/8", None),
         (lambda client: client.cancel_request(8), "delete", "/requests/8", None),
@@ -192,6 +205,7 @@ def test_each_call_asks_for_its_resource(stub, call, method, resource, data):
         (lambda client: client.jobs(label="a b&c=d/ä?"), "/jobs?label=a%20b%26c%3Dd%2F%C3%A4%3F"),
         (lambda client: client.jobs(status=["paused", "pending"]), "/jobs?status=paused&status=pending"),
         (lambda client: client.requests(job=7, offset=0), "/requests?job=7&offset=0"),
+        (lambda client: client.answers(7, status="error", limit=5), "/jobs/7/answers?status=error&limit=5"),
     ],
 )
 def test_lists_are_asked_for_with_a_query(stub, call, resource):
@@ -213,7 +227,7 @@ def test_an_answer_of_the_wrong_shape_is_an_error(stub, call, data):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(client_module, "POLL_PERIOD", 0.1)
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.1)
 
 
 def test_watching_ends_with_the_job(stub):
@@ -311,8 +325,21 @@ def test_a_bundle_that_is_away_for_a_while_ends_no_watch(stub, quick):
     assert found == [("dispatching", 0), ("resolved", 1)]
 
 
+def test_who_watches_is_told_once_that_there_is_no_word_and_once_that_there_is_again(stub, quick):
+    answers = [(200, make_job(sent=1)), (404, None), (404, None), (503, {"message": "disk full"})]
+    answers += [(200, make_job(sent=1)), (404, None), (200, make_job(status="resolved", resolved=1))]
+    stub.answer = lambda message: answers[min(len(stub.seen), 7) - 1]
+    told = []
+
+    async def conversation(client):
+        return [job["status"] async for job in client.watch(1_000_000, told=told.append)]
+
+    assert talk(stub.address, conversation) == ["dispatching", "resolved"]
+    assert [type(reason) for reason in told] == [BusError, type(None)] * 2
+
+
 def test_a_bundle_that_stays_away_ends_the_watch_with_an_error(stub, quick, monkeypatch):
-    monkeypatch.setattr(client_module, "LOST_AFTER", 0.3)
+    monkeypatch.setattr(bus_client, "LOST_AFTER", 0.3)
     stub.answer = lambda message: (200, make_job(sent=1)) if len(stub.seen) == 1 else (404, None)
     with pytest.raises(BusError, match=r"no word on job 1000000 .*nobody serves"):
         talk(stub.address, lambda client: states(client, 1_000_000))

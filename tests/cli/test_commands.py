@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from puppetmaster import client as client_module
 from puppetmaster.cli import render, watching
 from puppetmaster.cli.app import app
-from puppetmaster.times import from_text
+from puppetmaster.client import bus as bus_client
+from puppetmaster.times import from_text, to_text
 from tests.cli.conftest import make_job
 
 REQUEST = {
@@ -59,12 +59,13 @@ def rows(text):
 
 
 def test_jobs_are_listed_in_a_table(stub, invoke):
-    answers(stub, (200, [{**make_job(resolved=48, error=2), "name": "night\x1b[31mly"}]))
+    answers(stub, (200, [{**make_job(resolved=48, error=1, timeout=1, canceled=3), "name": "night\x1b[31mly"}]))
     result = invoke("jobs", "list")
     assert result.exit_code == 0
     header, row = rows(result.stdout)
-    assert header == ["id", "name", "status", "progress", "resolved", "errors", "total", "age"]
-    assert row[:8] == ["1000000", "night\N{REPLACEMENT CHARACTER}[31mly", "dispatching", "100", "%", "48", "2", "50"]
+    assert header == ["id", "name", "status", "progress", "resolved", "errors", "canceled", "total", "age"]
+    assert row[:5] == ["1000000", "night\N{REPLACEMENT CHARACTER}[31mly", "dispatching", "100", "%"]
+    assert row[5:9] == ["48", "2", "3", "53"]
 
 
 def test_a_list_is_asked_for_with_all_filters(stub, invoke):
@@ -101,8 +102,61 @@ def test_requests_are_listed_in_a_table(stub, invoke):
     answers(stub, (200, [REQUEST]))
     result = invoke("requests", "list", "--job", "1000000", "-d", "device-0001", "--status", "error")
     assert stub.seen[0]["resource"] == "/requests?status=error&destination=device-0001&job=1000000&limit=100&offset=0"
-    assert "500" in result.stdout
-    assert "\x1b" not in result.stdout
+    assert rows(result.stdout)[1][-3:] == ["500", "no", "\N{REPLACEMENT CHARACTER}[31mpower"]
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"version": 2, "message": "too hot"}, 'too hot {"version":2}'),
+        ({"message": "too hot"}, "too hot"),
+        ({"code": 500, "resource": "/x", "data": {"message": "too hot"}}, "too hot"),
+        ({"code": 500, "resource": "/x", "data": "no"}, "no"),
+        ({"code": 500, "resource": "/x", "data": None}, "-"),
+        ({"message": 5}, '{"message":5}'),
+        ([1], "[1]"),
+    ],
+)
+def test_a_message_comes_first_in_a_narrow_column(stub, invoke, result, shown):
+    answers(stub, (200, [{**REQUEST, "__request": {**REQUEST["__request"], "result": result}}]))
+    assert invoke("requests", "list").stdout.splitlines()[1].endswith(f" {shown}")
+
+
+def test_requests_are_found_by_a_pattern_of_destinations(stub, invoke):
+    answers(stub, (200, [REQUEST]))
+    invoke("requests", "list", "-d", "dev-*", "-d", "x")
+    assert stub.seen[0]["resource"] == "/requests?destination=dev-%2A&destination=x&limit=100&offset=0"
+
+
+def test_the_requests_of_an_unknown_job_are_an_error(stub, invoke):
+    answers(stub, (200, []), (404, {"message": "no job has the id 77"}))
+    result = invoke("requests", "list", "--job", "77")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: no job has the id 77 (code 404)\n")
+
+
+def test_a_job_without_such_requests_is_no_error(stub, invoke):
+    answers(stub, (200, []), (200, make_job()))
+    result = invoke("requests", "list", "--job", "77", "--status", "error")
+    assert (result.exit_code, result.stdout) == (0, "no requests\n")
+
+
+def test_equal_answers_are_listed_in_a_table(stub, invoke):
+    groups = [
+        {"status": "resolved", "code": 200, "result": {"v": "2.1"}, "cut": False, "count": 4912,
+         "destinations": ["a", "b"]},
+        {"status": "timeout", "code": None, "result": None, "cut": False, "count": 3, "destinations": ["c"]},
+    ]  # fmt: skip
+    answers(stub, (200, groups), (200, groups), (200, []))
+    result = invoke("jobs", "answers", "1000000", "--status", "resolved", "--limit", "2")
+    assert stub.seen[0]["resource"] == "/jobs/1000000/answers?status=resolved&limit=2"
+    assert rows(result.stdout) == [
+        ["count", "status", "code", "result", "examples"],
+        ["4912", "resolved", "200", '{"v":"2.1"}', "a,", "b"],
+        ["3", "timeout", "-", "-", "c"],
+    ]
+    assert "a larger --limit" in result.stderr
+    assert json.loads(invoke("jobs", "answers", "1000000", "--json").stdout) == groups
+    assert invoke("jobs", "answers", "1000000").stdout == "no answers\n"
 
 
 def test_a_request_is_shown(stub, invoke):
@@ -216,6 +270,65 @@ def test_run_as_json_prints_the_job(stub, invoke):
     assert json.loads(invoke("run", "-d", "a", "get", "/x", "--json").stdout) == job
 
 
+def test_a_dry_run_makes_nothing_and_says_what_there_would_be(stub, invoke):
+    preview = {"dryRun": True, "totalCount": 1, "destinationCount": 1, "messageCount": 1}
+    answers(stub, (200, preview))
+    result = invoke("run", "-d", "a", "get", "/x", "--dry-run")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "this would make 1 request to 1 destination; nothing was made\n",
+    )
+    assert stub.seen[0]["data"]["dryRun"] is True
+    assert json.loads(invoke("run", "-d", "a", "get", "/x", "--dry-run", "--json").stdout) == preview
+
+
+def test_a_dry_run_can_not_be_watched(stub, invoke):
+    result = invoke("run", "-d", "a", "get", "/x", "--dry-run", "--watch")
+    assert result.exit_code == 2
+    assert stub.seen == []
+
+
+def test_a_job_is_run_again(stub, invoke):
+    answers(stub, (200, make_job(1_000_009, created=2)))
+    result = invoke("jobs", "rerun", "1000000")
+    assert result.stdout.startswith("job 1000009 created: 2 requests\n")
+    invoke("jobs", "rerun", "1000000", "--status", "canceled", "--status", "error", "--json")
+    assert [(message["method"], message["resource"], message["data"]) for message in stub.seen] == [
+        ("post", "/jobs/1000000/rerun", {}),
+        ("post", "/jobs/1000000/rerun", {"status": ["canceled", "error"]}),
+    ]
+
+
+def test_a_rerun_may_be_previewed_and_watched(stub, invoke):
+    preview = {"dryRun": True, "totalCount": 6, "destinationCount": 3, "messageCount": 2}
+    answers(stub, (200, preview), (200, make_job(created=1)), (200, make_job(status="resolved", resolved=1)))
+    assert "6 requests to 3 destinations" in invoke("jobs", "rerun", "1000000", "--dry-run").stdout
+    assert "1 of 1 resolved" in invoke("jobs", "rerun", "1000000", "--watch").stdout
+
+
+@pytest.mark.parametrize(
+    "job", [make_job(resolved=1), {**make_job(created=1), "createdAt": "2026-01-31T12:00:00.000Z"}]
+)
+def test_a_job_that_the_key_made_before_is_said_to_be_there_already(stub, invoke, job):
+    answers(stub, (200, job))
+    result = invoke("run", "-d", "a", "get", "/x", "--key", "k")
+    assert result.stdout.startswith("job 1000000 is there already, its key made it ")
+    assert "created" in invoke("run", "-d", "a", "get", "/x").stdout
+
+
+def test_a_job_that_the_key_makes_now_is_said_to_be_created(stub, invoke):
+    answers(stub, (200, {**make_job(created=1), "createdAt": to_text(time.time())}))
+    result = invoke("run", "-d", "a", "get", "/x", "--key", "k")
+    assert result.stdout.startswith("job 1000000 created: 1 request\n")
+
+
+def test_watching_a_job_that_the_key_made_before_says_so(stub, invoke):
+    answers(stub, (200, make_job(sent=1)), (200, make_job(status="resolved", resolved=1)))
+    result = invoke("run", "-d", "a", "get", "/x", "--key", "k", "--watch")
+    assert "is there already" in result.stderr
+    assert result.exit_code == 0
+
+
 @pytest.mark.parametrize("data", ["null", "0", "false", '""'])
 def test_data_that_is_empty_is_still_data(stub, invoke, data):
     answers(stub, (200, make_job(created=1)))
@@ -257,7 +370,7 @@ def test_watching_ends_with_1_when_something_failed(stub, invoke, status, counts
 
 
 def test_watching_as_json_is_a_line_for_each_change(stub, invoke, monkeypatch):
-    monkeypatch.setattr(client_module, "POLL_PERIOD", 0.05)
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.05)
     jobs = [make_job(sent=2), make_job(sent=1, resolved=1), make_job(status="resolved", resolved=2)]
     answers(stub, *((200, job) for job in jobs))
     lines = invoke("jobs", "watch", "1000000", "--json").stdout.splitlines()
@@ -265,7 +378,7 @@ def test_watching_as_json_is_a_line_for_each_change(stub, invoke, monkeypatch):
 
 
 def test_without_a_terminal_there_is_a_line_a_second_at_most_and_one_at_the_end(stub, invoke, monkeypatch):
-    monkeypatch.setattr(client_module, "POLL_PERIOD", 0.01)
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.01)
     states = [make_job(sent=10 - done, resolved=done) for done in range(10)]
     answers(stub, *((200, job) for job in states), (200, make_job(status="resolved", resolved=10)))
     lines = invoke("jobs", "watch", "1000000").stdout.splitlines()
@@ -277,11 +390,38 @@ def test_without_a_terminal_there_is_a_line_a_second_at_most_and_one_at_the_end(
 
 
 def test_a_job_that_is_removed_while_it_is_watched_is_no_success(stub, invoke, monkeypatch):
-    monkeypatch.setattr(client_module, "POLL_PERIOD", 0.05)
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.05)
     answers(stub, (200, make_job(sent=1)), (404, {"message": "no job has the id 1000000"}))
     result = invoke("jobs", "watch", "1000000")
     assert result.exit_code == 1
     assert result.stderr == "job 1000000 was removed while it was watched\n"
+
+
+def test_the_summary_tells_errors_timeouts_and_cancellations_apart(stub, invoke):
+    answers(stub, (200, make_job(status="canceled", resolved=4, error=1, timeout=2, canceled=3)))
+    result = invoke("jobs", "watch", "1000000")
+    assert "4 of 10 resolved, 1 error, 2 timeouts, 3 canceled, in 2.50 s\n" in result.stdout
+
+
+def test_watching_says_once_that_the_bundle_is_away_and_once_that_it_is_back(stub, invoke, monkeypatch):
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.05)
+    away = (404, None)
+    answers(stub, (200, make_job(sent=1)), away, away, (200, make_job(status="resolved", resolved=1)))
+    result = invoke("jobs", "watch", "1000000")
+    assert result.exit_code == 0
+    said = result.stderr.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("no word on the job for now: nobody serves /jobs/1000000 at the controller")
+    assert said[1] == "there is word on the job again"
+
+
+def test_a_long_name_leaves_room_for_the_bar():
+    console = Console(force_terminal=True, width=80, record=True)
+    with watching._Bar(console) as bar:
+        bar.show({**make_job(sent=5000, resolved=4000), "name": "firmware of all boxes in the north of the country"})
+    text = console.export_text()
+    assert "job 1000000 firmware of all box\N{HORIZONTAL ELLIPSIS} " in text
+    assert text.count("\N{BOX DRAWINGS HEAVY HORIZONTAL}") > 10
 
 
 def test_the_bar_shows_progress_and_counts():
@@ -302,7 +442,7 @@ def test_a_refused_job_is_an_error_with_every_fault(stub, invoke):
     faults = [{"path": f"batch.{number}.method", "message": "it is bad"} for number in range(12)]
     answers(stub, (400, {"message": "12 faults", "errors": faults}))
     result = invoke("run", "-d", "a", "get", "/x")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert lines[:2] == ["Error: 12 faults (code 400)", "  batch.0.method: it is bad"]
     assert lines[-1] == "  and 2 more"
@@ -319,8 +459,8 @@ def test_a_bundle_that_is_not_there_is_an_error_that_says_what_to_do(stub, invok
 
 
 def test_a_broker_that_is_not_there_is_an_error_that_says_why(free_address, monkeypatch):
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.3)
-    monkeypatch.setattr(client_module.Client.start, "__defaults__", (0.3,))
+    monkeypatch.setattr(bus_client, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(bus_client.BusClient.start, "__defaults__", (0.3,))
     result = CliRunner().invoke(app, ["jobs", "list", "--broker", free_address.url()])
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1

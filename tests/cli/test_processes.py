@@ -13,7 +13,7 @@ import pytest
 
 from puppetmaster import loop
 from puppetmaster.cli.processes import ChildFailed, Children
-from puppetmaster.client import Client
+from puppetmaster.client import BusClient
 from puppetmaster.errors import PuppetmasterError
 
 PATIENCE = 30.0
@@ -138,7 +138,7 @@ def embedded(place, free_address):
 
 def answers(address):
     async def main():
-        client = Client(address, answer_timeout=1.0)
+        client = BusClient(address, answer_timeout=1.0)
         try:
             await client.start()
             await client.jobs()

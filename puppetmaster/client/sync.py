@@ -1,0 +1,363 @@
+"""The client over HTTP for programs without an event loop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+from typing_extensions import Self, Unpack
+
+from puppetmaster.client import calls
+from puppetmaster.client.attempts import PATIENCE, Attempts
+from puppetmaster.client.calls import Call, JobOptions, Limits, RerunOptions, Texts
+from puppetmaster.client.documents import Told
+from puppetmaster.client.pages import Numbered, Pages
+from puppetmaster.client.server import Server
+from puppetmaster.client.watching import Watching
+from puppetmaster.errors import JobNotFound, PuppetmasterError, TooLarge
+from puppetmaster.schemas import Account, AnswerGroup, DryRun, Health, Job, Request, Token
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+N = TypeVar("N", bound=Numbered)
+
+
+class Client:
+    """A puppetmaster that is reached over HTTP.
+
+    A call is made again by itself, for ``patience`` seconds, while the server is away or can't write, and when its
+    answer was lost and making it twice does no harm: what creates something carries a key, so that it is made once.
+    A client may be used by several threads.
+
+    :param url: ``http://host:port`` or ``https://host:port``.
+    :param token: of an account; none means ``PUPPETMASTER_TOKEN`` in the environment, if that is set.
+    :param ca_file: the certificates to trust with ``https``; none means those of the system.
+    :param patience: seconds for which a call is made again; 2 s at most while the server has never answered.
+    :raises SettingsError: when one of them can't be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca_file: str | Path | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._server = Server(url, token, ca_file)
+        self._patience = patience
+        self._http = httpx.Client(**self._server.options())
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._server.url
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Jobs
+
+    def submit(
+        self,
+        method: str,
+        resource: str,
+        destinations: str | Iterable[str],
+        data: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> Job:
+        """Create a job that sends one message to many destinations.
+
+        :param method: get, post, put or delete.
+        :param data: what to send along, any JSON value.
+        :raises InvalidDocument: when a part of it breaks a rule.
+        """
+        return self.submit_document(calls.job_document(method, resource, destinations, data, options))
+
+    def submit_document(self, document: Mapping[str, Any]) -> Job:
+        """Create a job from a job document, in any of its three spellings; ``requests`` holds their ids."""
+        return self._run(calls.create_job(document))
+
+    def dry_run(
+        self,
+        method: str,
+        resource: str,
+        destinations: str | Iterable[str],
+        data: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> DryRun:
+        """How many requests :meth:`submit` would make; nothing is made."""
+        return self.dry_run_document(calls.job_document(method, resource, destinations, data, options))
+
+    def dry_run_document(self, document: Mapping[str, Any]) -> DryRun:
+        """How many requests :meth:`submit_document` would make; nothing is made."""
+        return self._run(calls.preview_job(document))
+
+    def jobs(
+        self,
+        *,
+        status: Texts | None = None,
+        label: Texts | None = None,
+        since: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """The jobs, newest first, asked for in pages as they are needed.
+
+        :param status: only jobs in this status, or any of these.
+        :param label: only jobs with this label, or all of these.
+        :param since: only jobs made at this time or later.
+        :param limit: how many at most; none means all.
+        """
+        return self._pages(
+            lambda size, offset: calls.list_jobs(status=status, label=label, since=since, limit=size, offset=offset),
+            limit,
+        )
+
+    def job(self, job_id: int) -> Job:
+        """One job, without its requests.
+
+        :raises JobNotFound: when there is none.
+        """
+        return self._run(calls.show_job(job_id))
+
+    def watch(self, job_id: int, *, timeout: float | None = None, told: Told | None = None) -> Iterator[Job]:
+        """A job now and at every change, each state once, until it has ended or was removed.
+
+        When the stream breaks it is opened again by itself.
+
+        :param timeout: seconds until the job has to have ended, to a second; none waits for ever.
+        :param told: is told with the reason when there is no word any more, and with none when there is again.
+        :raises JobNotFound: when there is no such job.
+        :raises NotEnded: when the time is over.
+        :raises NoAnswer: when there was no word on it for a minute.
+        """
+        return self._states(self._watching(job_id, timeout, told))
+
+    def wait(self, job_id: int, timeout: float | None = None) -> Job:
+        """Wait for a job to end; the job.
+
+        :param timeout: seconds, to a second; none waits for ever.
+        :raises JobNotFound: when there is no such job, or it was removed before it ended.
+        :raises NotEnded: when the time is over, a :class:`TimeoutError`; the job goes on.
+        :raises NoAnswer: when there was no word on it for a minute.
+        """
+        watching = self._watching(job_id, timeout, None)
+        for job in self._states(watching):
+            if watching.is_over and not watching.was_removed:
+                return job
+        raise JobNotFound(job_id)
+
+    def pause(self, job_id: int) -> Job:
+        """Send no more requests of a job; what is out is still answered."""
+        return self.update(job_id, status="paused")
+
+    def resume(self, job_id: int) -> Job:
+        """Go on with a paused job, or begin a pending one before its time."""
+        return self.update(job_id, status="dispatching")
+
+    def cancel(self, job_id: int) -> Job:
+        """Call off what is unfinished of a job.
+
+        :raises Conflict: when it has ended in another way.
+        """
+        return self.update(job_id, status="canceled")
+
+    def update(self, job_id: int, *, status: str | None = None, **limits: Unpack[Limits]) -> Job:
+        """Change a job's status or its limits; a limit that is none goes back to its default.
+
+        :raises Conflict: when the job has ended.
+        """
+        return self._run(calls.update_job(job_id, status, limits))
+
+    def remove(self, job_id: int) -> Job:
+        """Call off what is unfinished of a job, and remove it with its requests; its last state."""
+        return self._run(calls.remove_job(job_id))
+
+    def rerun(self, job_id: int, *, status: Texts | None = None, **options: Unpack[RerunOptions]) -> Job:
+        """Make a new job of the requests of a job that failed.
+
+        :param status: of the requests; none means error and timeout.
+        :raises Conflict: when no request of it has such a status.
+        """
+        return self._run(calls.rerun_job(job_id, status, options))
+
+    def dry_rerun(self, job_id: int, *, status: Texts | None = None, **options: Unpack[RerunOptions]) -> DryRun:
+        """How many requests :meth:`rerun` would make; nothing is made."""
+        return self._run(calls.preview_rerun(job_id, status, options))
+
+    def answers(self, job_id: int, *, status: Texts | None = None, limit: int | None = None) -> list[AnswerGroup]:
+        """The equal answers of a job's devices, counted, the most frequent first.
+
+        :param limit: how many groups at most; none means 100.
+        """
+        return self._run(calls.list_answers(job_id, status=status, limit=limit))
+
+    # Requests
+
+    def requests(
+        self,
+        *,
+        job: int | None = None,
+        status: Texts | None = None,
+        destination: Texts | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Request]:
+        """The requests of all jobs or of one, newest first, asked for in pages as they are needed.
+
+        :param status: only requests in this status, or any of these.
+        :param destination: only those to this destination, or any of these; ``*`` stands for any characters.
+        :param limit: how many at most; none means all.
+        """
+        return self._pages(
+            lambda size, offset: calls.list_requests(
+                job=job, status=status, destination=destination, limit=size, offset=offset
+            ),
+            limit,
+        )
+
+    def request(self, request_id: int) -> Request:
+        """One request.
+
+        :raises RequestNotFound: when there is none.
+        """
+        return self._run(calls.show_request(request_id))
+
+    def send(
+        self,
+        method: str,
+        resource: str,
+        destination: str = "localhost",
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> Request:
+        """Send one message to one destination, as a job of its own; the request.
+
+        :param timeout: seconds that the device may take to answer.
+        """
+        return self._run(calls.create_request(method, resource, destination, data, timeout, key))
+
+    def cancel_request(self, request_id: int) -> Request:
+        """Call a request off.
+
+        :raises Conflict: when it has ended.
+        """
+        return self._run(calls.cancel_request(request_id))
+
+    # The server
+
+    def login(self, name: str, password: str) -> Token:
+        """Log in; from now on the client speaks for this account.
+
+        :raises Unauthorized: when the name or the password is wrong.
+        :raises TooManyAttempts: when logins failed too often.
+        """
+        token = self._run(calls.log_in(name, password))
+        self._server.token = token.token
+        return token
+
+    def logout(self) -> None:
+        """End the token, and forget it."""
+        self._run(calls.log_out())
+        self._server.token = None
+
+    def account(self) -> Account:
+        """Who the client is there."""
+        return self._run(calls.show_account())
+
+    def health(self) -> Health:
+        """How the server is; one that is not ready is no error here."""
+        return self._run(calls.show_health())
+
+    def call(self, method: str, resource: str, data: Any = None, *, timeout: float | None = None) -> Any:
+        """Any call of the API; the JSON of the answer.
+
+        :param resource: a path, with its query string.
+        """
+        return self._run(calls.anything(method, resource, data, timeout))
+
+    # Inside
+
+    def _run(self, call: Call[T]) -> T:
+        attempts = Attempts(call, patience=self._patience, now=time.monotonic())
+        while True:
+            try:
+                return self._exchange(call)
+            except PuppetmasterError as error:
+                delay = attempts.next_delay(
+                    error, reached=self._server.reached, now=time.monotonic(), random=random.random()
+                )
+                if delay is None:
+                    raise
+                logger.info("%s %s again in %.1f s: %s", call.method, call.path, delay, error)
+            time.sleep(delay)
+
+    def _exchange(self, call: Call[T]) -> T:
+        try:
+            response = self._http.request(**self._server.question(call))
+        except httpx.RequestError as error:
+            raise self._server.no_answer(call, error) from error
+        return self._server.read(call, response)
+
+    def _pages(self, call: Callable[[int, int], Call[list[N]]], limit: int | None) -> Iterator[N]:
+        pages = Pages(call, limit)
+        while (next_call := pages.next_call()) is not None:
+            try:
+                page = self._run(next_call)
+            except TooLarge:
+                if not pages.shrink():
+                    raise
+            else:
+                yield from pages.take(page)
+
+    def _watching(self, job_id: int, timeout: float | None, told: Told | None) -> Watching[Job]:
+        return Watching(
+            self._server,
+            calls.watch_job(job_id),
+            job_id,
+            timeout=timeout,
+            patience=self._patience,
+            told=told,
+            now=time.monotonic(),
+        )
+
+    def _states(self, watching: Watching[T]) -> Iterator[T]:
+        while not watching.is_over:
+            try:
+                yield from self._stream(watching)
+            except PuppetmasterError as error:
+                time.sleep(watching.failed(error, now=time.monotonic(), random=random.random()))
+
+    def _stream(self, watching: Watching[T]) -> Iterator[T]:
+        """The states that one stream brings."""
+        try:
+            with self._http.stream(**watching.open(time.monotonic())) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    self._server.read(watching.call, response)
+                self._server.check_stream(watching.call, response)
+                for chunk in response.iter_bytes():
+                    yield from watching.hear(chunk, time.monotonic())
+                    if watching.is_over or watching.is_stale(time.monotonic()):
+                        return
+        except httpx.RequestError as error:
+            raise self._server.no_answer(watching.call, error) from error
+        raise watching.ended()
