@@ -18,20 +18,23 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
 from puppetmaster import loop
-from puppetmaster.client import Client
-from puppetmaster.embedded.broker import BrokerProcess
+from puppetmaster.client import BusClient
+from puppetmaster.embedded.broker import BrokerProcess, free_port
 from puppetmaster.embedded.devices import names
 from puppetmaster.errors import PuppetmasterError
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 WINDOW = 500
+WATCHERS, WATCHED_REQUESTS = 1_000, 5_000
 READY_TIMEOUT = 60.0
 
 
@@ -81,7 +84,7 @@ def process(name: str, *arguments: str, env: dict[str, str]) -> Iterator[psutil.
         child.wait(30)
 
 
-async def ready(client: Client) -> None:
+async def ready(client: BusClient) -> None:
     """Wait until the bundle answers."""
     deadline = time.monotonic() + READY_TIMEOUT
     while True:
@@ -94,7 +97,7 @@ async def ready(client: Client) -> None:
             await asyncio.sleep(0.2)
 
 
-async def run_job(client: Client, bundle: psutil.Process, destinations: list[str]) -> Run:
+async def run_job(client: BusClient, bundle: psutil.Process, destinations: list[str]) -> Run:
     """One request to each destination; waits for the end as any client does."""
     before, start = bundle.cpu_times(), time.perf_counter()
     job = await client.create_job({"destinations": destinations, "message": {"method": "post", "resource": "/echo"}})
@@ -135,10 +138,12 @@ async def measure(rounds: int, count: int) -> Results:
         data = stack.enter_context(tempfile.TemporaryDirectory())
         env = {**os.environ, "PUPPETMASTER_BROKER": broker.address.url(), "PUPPETMASTER_DATA": data,
                "PUPPETMASTER_LOG": "warning", "PUPPETMASTER_WINDOW": str(WINDOW)}
+        http = free_port("127.0.0.1")
+        env["PUPPETMASTER_HTTP"] = f"127.0.0.1:{http}"
         stack.enter_context(process("controller", "-m", "puppetmaster", "controller", env=env))
         stack.enter_context(process("simulate", "-m", "puppetmaster", "simulate", "--devices", str(large), env=env))
         bundle = stack.enter_context(process("bundle", "index.py", env=env))
-        client = Client(broker.address)
+        client = BusClient(broker.address)
         await client.start(READY_TIMEOUT)
         try:
             await ready(client)
@@ -146,12 +151,13 @@ async def measure(rounds: int, count: int) -> Results:
             await memory(client, bundle, devices, results)
             await against_bare(client, bundle, broker.port, devices, rounds, count, results)
             await growth(client, bundle, devices, rounds, small, large, results)
+            await watched(client, http, devices[:WATCHED_REQUESTS], rounds, results)
         finally:
             await client.close()
     return results
 
 
-async def memory(client: Client, bundle: psutil.Process, devices: list[str], results: Results) -> None:
+async def memory(client: BusClient, bundle: psutil.Process, devices: list[str], results: Results) -> None:
     """Peak memory of the first job of a fresh process."""
     idle = resident(bundle, "VmRSS")
     await run_job(client, bundle, devices)
@@ -161,7 +167,7 @@ async def memory(client: Client, bundle: psutil.Process, devices: list[str], res
 
 
 async def against_bare(
-    client: Client, bundle: psutil.Process, port: int, devices: list[str], rounds: int, count: int, results: Results
+    client: BusClient, bundle: psutil.Process, port: int, devices: list[str], rounds: int, count: int, results: Results
 ) -> None:
     """Requests a second, end to end, against gmqtt alone."""
     runs, bare = [], []
@@ -177,7 +183,7 @@ async def against_bare(
 
 
 async def growth(
-    client: Client, bundle: psutil.Process, devices: list[str], rounds: int, small: int, large: int, results: Results
+    client: BusClient, bundle: psutil.Process, devices: list[str], rounds: int, small: int, large: int, results: Results
 ) -> None:
     """What a request costs in a large job against a small one."""
     smalls: list[Run] = []
@@ -196,6 +202,60 @@ async def growth(
     wall = [b.seconds / a.seconds for a, b in zip(smalls, larges, strict=True)]
     results.add(f"CPU {versus}", f"{median(cpu):.2f}", "at most 1.2", listed(cpu, ".2f"))
     results.add(f"time {versus}", f"{median(wall):.2f}", "at most 1.2", listed(wall, ".2f"))
+
+
+async def watched(
+    client: BusClient, http: int, destinations: list[str], rounds: int, results: Results
+) -> None:
+    """What a crowd of watchers costs the job that they watch."""
+    alone, crowded, states, lags = [], [], [], []
+    for number in range(rounds):
+        alone.append((await watched_rate(client, http, destinations, 0))[0])
+        rate, count, lag = await watched_rate(client, http, destinations, WATCHERS)
+        crowded.append(rate)
+        states.append(count / WATCHERS)
+        lags.append(lag)
+        print(f"round {number + 1}: nobody watches {alone[-1]:,.0f}/s, {WATCHERS:,} watch {rate:,.0f}/s", flush=True)
+    ratios = [many / none for many, none in zip(crowded, alone, strict=True)]
+    what = f"{len(destinations):,} requests"
+    results.add(f"{what}, nobody watches", f"{median(alone):,.0f}/s", "", listed(alone, ",.0f"))
+    results.add(f"{what}, {WATCHERS:,} WebSockets watch", f"{median(crowded):,.0f}/s", "", listed(crowded, ",.0f"))
+    results.add("the ratio of the two", f"{median(ratios):.2f}", "at least 0.8", listed(ratios, ".2f"))
+    results.add("states that a watcher got", f"{median(states):.1f}", "", listed(states, ".1f"))
+    results.add("from the first watcher to the last with the last state", f"{median(lags):.2f} s", "",
+                listed(lags, ".2f"))
+
+
+async def watched_rate(
+    client: BusClient, http: int, destinations: list[str], watchers: int
+) -> tuple[float, int, float]:
+    """Requests a second by the job's own times, the states that watchers got, the seconds until all had the last."""
+    message = {"method": "post", "resource": "/echo"}
+    # It waits until everybody has come to watch.
+    job = await client.create_job({"destinations": destinations, "message": message, "startAt": "2099-01-01T00:00:00Z"})
+    crowd = None
+    if watchers:
+        crowd = await asyncio.create_subprocess_exec(
+            sys.executable, str(HERE / "watchers.py"), str(http), str(job["id"]), str(watchers),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert crowd.stdout is not None
+        if await crowd.stdout.readline() != b"ready\n":
+            raise SystemExit("the watchers did not come")
+    await client.update_job(job["id"], {"status": "dispatching"})
+    async for state in client.watch(job["id"]):
+        job = state
+    rate = len(destinations) / (at(job["finishedAt"]) - at(job["startedAt"]))
+    if crowd is None:
+        return rate, 0, 0.0
+    told, _ = await crowd.communicate()
+    count, lag = told.split()
+    return rate, int(count), float(lag)
+
+
+def at(time: Any) -> float:
+    """Seconds since 1970 of a time as a job has it."""
+    return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
 
 
 def listed(values: list[float], form: str) -> str:

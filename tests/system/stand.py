@@ -24,6 +24,8 @@ What there is, and stays as it is:
 ``stand.exchange(...)``             the same with all of the answer: ``code data message payload``
 ``stand.create_job job update_job remove_job requests run_job wait_job``  see each; they assert that the answer is 200
 ``stand.create_request request cancel_request``  the same for one request
+``stand.edge``                      ``"bus"``; as ``"http"`` all of the calls above go over HTTP (with ``http=True``)
+``stand.http(method, path, ...)``   one HTTP call, as of httpx; ``stand.site`` is the address (with ``http=True``)
 ``stand.publish(topic, payload, retain)``  on the bus, QoS 1; returns when the broker has it
 ``stand.listen(topic)``             a :class:`Listener`: everything on a topic (wildcards allowed) from now on
 ``stand.work(job)``                 all fleets' journals of work, or of one job only
@@ -49,14 +51,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from json import dumps
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+import httpx
 from paho.mqtt import client as paho
 
 from puppetmaster.cli.processes import PARENT_ENV
-from puppetmaster.embedded.broker import BrokerProcess
+from puppetmaster.embedded.broker import BrokerProcess, free_port
 from puppetmaster.embedded.devices import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -468,6 +472,7 @@ class Stand:
     :param persistence: let the broker keep its queues over a clean restart.
     :param broker_extra: lines for mosquitto.conf.
     :param start: start broker, controller and bundle with the ``with`` block.
+    :param http: serve HTTP, on a free port.
     :param settings: of the bundle, named as in ``puppetmaster settings``.
     """
 
@@ -482,6 +487,7 @@ class Stand:
         broker_extra: Sequence[str] = (),
         start: bool = True,
         instance: str = "stand",
+        http: bool = False,
         **settings: object,
     ) -> None:
         self.folder = folder
@@ -499,6 +505,11 @@ class Stand:
         self.controller = Controller(
             self, "controller", [python, "-m", "puppetmaster", "controller"], self.environment()
         )
+        self.edge = "bus"
+        self.site = ""
+        if http:
+            settings.setdefault("http", f"127.0.0.1:{free_port('127.0.0.1')}")
+            self.site = f"{'https' if settings.get('http_cert') else 'http'}://{settings['http']}"
         own = {f"PUPPETMASTER_{name.upper()}": str(value) for name, value in settings.items()}
         env = {"PUPPETMASTER_DATA": str(self.data), "PUPPETMASTER_INSTANCE": instance, **own}
         self.bundle = BundleProcess(
@@ -653,8 +664,19 @@ class Stand:
 
         :raises NoAnswer: when there is none in time.
         """
+        if self.edge == "http":
+            reply = self.http(method, resource, json=data, timeout=timeout)
+            return reply.status_code, reply.json() if reply.content else None
         answer = self.exchange(method, resource, data, timeout)
         return answer.code, answer.data
+
+    def http(
+        self, method: str, path: str, *, json: Any = None, timeout: float = PATIENCE, **rest: Any
+    ) -> httpx.Response:
+        """One HTTP call; ``rest`` as of httpx (``content``, ``headers``)."""
+        if json is not None:
+            rest.setdefault("content", dumps(json))
+        return httpx.request(method.upper(), self.site + path, timeout=timeout, trust_env=False, **rest)
 
     def exchange(self, method: str, resource: str, data: Any = None, timeout: float = PATIENCE) -> Answer:
         """The same, with all of the answer."""
