@@ -26,7 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["puppetmaster", "puppetmaster.*"]),
-    package_data={"puppetmaster": ["py.typed", "bundle.json"]},
+    package_data={"puppetmaster": ["py.typed", "bundle.json", "edges/http/page/*.*", "edges/http/page/views/*.*"]},
     python_requires=">=3.10",
     install_requires=requirements(),
     entry_points={"console_scripts": ["puppetmaster = puppetmaster.cli:main"]},

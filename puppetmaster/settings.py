@@ -214,7 +214,7 @@ class Settings:
             _existing_file,
             env="PUPPETMASTER_CA_FILE",
             flag="--ca-file",
-            help="The certificates to trust with mqtts://, a PEM file; none means those of the system.",
+            help="The certificates to trust with mqtts:// and https://, a PEM file; none means those of the system.",
             metavar="FILE",
         ),
     )

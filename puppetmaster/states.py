@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 from puppetmaster.errors import IllegalTransition
 
 
-class RequestStatus(str, Enum):
+class _Status(str, Enum):
+    """A status, shown to people as the word on the wire."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class RequestStatus(_Status):
     """Where a request stands; the value is the word on the wire."""
 
     CREATED = "created"
@@ -92,7 +99,7 @@ REQUEST_FAILED = frozenset({RequestStatus.ERROR, RequestStatus.TIMEOUT})
 """The endings that count towards a job's abort threshold; a canceled request says nothing about its device."""
 
 
-class JobStatus(str, Enum):
+class JobStatus(_Status):
     """Where a job stands; the value is the word on the wire."""
 
     PENDING = "pending"
@@ -160,10 +167,10 @@ JOB_TRANSITIONS: dict[JobStatus, dict[JobEvent, JobStatus]] = {
 
 JOB_FINAL = frozenset(status for status, exits in JOB_TRANSITIONS.items() if not exits)
 
-_Status = TypeVar("_Status", RequestStatus, JobStatus)
+_S = TypeVar("_S", RequestStatus, JobStatus)
 
 
-def next_status(noun: str, table: dict[_Status, dict[Any, _Status]], status: _Status, event: Enum) -> _Status:
+def next_status(noun: str, table: dict[_S, dict[Any, _S]], status: _S, event: Enum) -> _S:
     """Where ``event`` leads from ``status``.
 
     :raises IllegalTransition: when the table has no such exit.

@@ -17,6 +17,9 @@ class Role(str, Enum):
     ADMIN = "admin"
     """Makes, changes and removes accounts too, and reads the audit log."""
 
+    def __str__(self) -> str:
+        return self.value
+
     def allows(self, needed: Role) -> bool:
         """May this role do what that one may?"""
         return _RANK[self] >= _RANK[needed]

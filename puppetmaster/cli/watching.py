@@ -62,8 +62,8 @@ def conclude(job: Document, *, json: bool) -> None:
         say(f"reason: {render.plain(job['reason'])}")
     failed = [f"--status {status}" for status in ("error", "timeout") if job["counts"].get(status)]
     if not json and failed:
-        say(f"to run them again: puppetmaster jobs rerun {job['id']}")
         say(f"the failed requests: puppetmaster requests list --job {job['id']} {' '.join(failed)}")
+        say(f"to run them again: puppetmaster jobs rerun {job['id']}")
     raise typer.Exit(FAILED)
 
 

@@ -150,11 +150,12 @@ class Server:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             return self._unreachable(error)
         if isinstance(error, httpx.TimeoutException):
-            return NoAnswer(f"no answer to {call.method.upper()} {call.path} in time from {self.url}", maybe_done=True)
-        text = f"{self.url} broke the connection off ({_text(error)})"
-        if not self.reached:
-            text += ": does it speak HTTP there? (with TLS it is https://; the broker's port does not)"
-        return NoAnswer(text, maybe_done=True)
+            text = f"no answer to {call.method.upper()} {call.path} in time from {self.url}"
+        else:
+            text = f"{self.url} broke the connection off ({_text(error)})"
+            if not self.reached:
+                text += ": does it speak HTTP there? (with TLS it is https://; the broker's port does not)"
+        return NoAnswer(text + ("" if call.repeatable else "; it may have been done all the same"), maybe_done=True)
 
     def _unreachable(self, error: httpx.RequestError) -> NoAnswer:
         causes = list(_causes(error))

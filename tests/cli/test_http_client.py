@@ -401,7 +401,7 @@ def test_a_date_may_say_when_to_ask_again(server, client, at_once):
 
 def test_a_job_is_not_removed_twice(server, client, at_once):
     server.answers(reply(503, MESSAGE), [CUT])
-    with pytest.raises(NoAnswer) as caught:
+    with pytest.raises(NoAnswer, match="it may have been done all the same") as caught:
         client.remove(7)
     assert (len(server.seen), caught.value.maybe_done) == (2, True)
 

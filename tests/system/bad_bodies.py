@@ -258,8 +258,8 @@ def _odd_json(good: dict[str, Any]) -> Iterator[Bad]:
     yield Bad(text[:-1] + b',"junk":{"a":[{"b":1,"b":1}]}}', "b")
     yield Bad(text[:-1] + b',"\\ud800":1,"\\ud800":2}')
     for depth in (DEEP, 900):
-        yield Bad(text[:-1] + b',"name":%b}' % (b"[" * depth + b"]" * depth), "data")
-        yield Bad(text[:-1] + b',"data":%b1%b}' % (b'{"a":' * depth, b"}" * depth), "data")
+        yield Bad(text[:-1] + b',"name":%b}' % (b"[" * depth + b"]" * depth))
+        yield Bad(text[:-1] + b',"data":%b1%b}' % (b'{"a":' * depth, b"}" * depth))
     yield bad({**good, "name": "x" * 1_040_000}, "name")
     yield bad({**good, "name": "\0" * 150_000}, "name")
 
@@ -284,6 +284,29 @@ def bad_updates() -> Iterator[Bad]:
     for name in (*UNKNOWN, "name", "labels", "key", "startAt", "requestTimeout", "batch", "requests", "counts"):
         yield bad({"status": "canceled", name: 5})
     yield from _odd_json({"status": "canceled"})
+
+
+# POST /jobs/:id/rerun
+
+
+def bad_reruns() -> Iterator[Bad]:
+    """Wishes for another run that are refused, by hand; no body at all is none of them."""
+    for body in NO_OBJECT:
+        if body is not None:
+            yield bad(body, "")
+    for name, values in {**LIMITS, "startAt": NO_TIME, "name": NO_NAME, "labels": NO_LABELS, "key": NO_NAME}.items():
+        for value in values:
+            yield bad({name: value}, name)
+    for status in (
+        "", "failed", "created", "sent", "running", "ERROR", "error ", "error,timeout", 5, True, [], ["error", "sent"],
+        [["error"]], [None], {}, "\ud800", "x" * 5000,
+    ):  # fmt: skip
+        yield bad({"status": status}, "status")
+    for value in (0, 1, "true", "", [], {}):
+        yield bad({"dryRun": value}, "dryRun")
+    for name in (*UNKNOWN, "requestTimeout", "batch", "collection", "destinations", "message", "requests", "options"):
+        yield bad({"status": "error", name: 5})
+    yield from _odd_json({"status": "error"})
 
 
 # POST /requests
@@ -367,6 +390,14 @@ def bad_job_queries() -> Iterator[str]:
         yield f"status=resolved&status={status}"
     yield from (f"collection={value}" for value in ("maybe", "", "2", "%00", "None", "truefalse", "[]"))
     yield "collection=true&collection=false"
+
+
+def bad_answers_queries() -> Iterator[str]:
+    """Queries of GET /jobs/:id/answers that are refused."""
+    yield from (query for query in _page_queries() if query.startswith("limit"))
+    for status in (*NO_STATUS, "created", "sent", "running", "pending", "dispatching", "paused", "aborted"):
+        yield f"status={status}"
+        yield f"status=error&status={status}"
 
 
 def bad_requests_queries() -> Iterator[str]:
@@ -501,6 +532,9 @@ DRAWN_JOB = st.one_of(
     st.builds(_job_to, _DESTINATIONS, _SPELLING),
     st.builds(lambda extra, spelling: bad({**SPELLINGS[spelling], **extra}), _UNKNOWN_FIELD, _SPELLING),
 )
+_DRAWN_STATUS = st.one_of(
+    _NO_TEXT, _TEXT.filter(lambda text: text not in ("resolved", "error", "timeout", "canceled"))
+)
 DRAWN_UPDATE = st.one_of(
     st.builds(lambda field: bad(dict([field]), field[0]), _fields(_DRAWN_LIMITS)),
     st.builds(lambda field: bad({"status": "canceled", field[0]: field[1]}, field[0]), _fields(_DRAWN_LIMITS)),
@@ -508,6 +542,10 @@ DRAWN_UPDATE = st.one_of(
         lambda status: bad({"status": status}, "status"),
         st.one_of(_NO_TEXT, _TEXT.filter(lambda text: text not in ("paused", "dispatching", "canceled"))),
     ),
+    st.builds(bad, _UNKNOWN_FIELD),
+)
+DRAWN_RERUN = st.one_of(
+    st.builds(lambda field: bad(dict([field]), field[0]), _fields({**_DRAWN_JOB, "status": _DRAWN_STATUS})),
     st.builds(bad, _UNKNOWN_FIELD),
 )
 DRAWN_REQUEST = st.one_of(
@@ -540,6 +578,11 @@ _PAGE_QUERY = st.one_of(
 )
 DRAWN_JOBS_QUERY = _PAGE_QUERY | _query("since")
 DRAWN_JOB_QUERY = _PAGE_QUERY | _query("collection", words=_WORD.filter(lambda word: not word.isalpha()))
+DRAWN_ANSWERS_QUERY = st.one_of(
+    _query("limit"),
+    st.builds("limit={}".format, st.integers(max_value=-1) | st.integers(min_value=10_001)),
+    _query("status", words=_NO_STATUS_WORD),
+)
 DRAWN_REQUESTS_QUERY = _PAGE_QUERY | _query("job")
 DRAWN_ID = st.one_of(
     st.integers(max_value=-1).map(str),

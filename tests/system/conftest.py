@@ -1,4 +1,4 @@
-"""One stand for each test file, and the logs of all that runs when a test fails."""
+"""One stand for each test file, the two edges that it is asked over, and the logs of all when a test fails."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         pytest.skip("mosquitto is not installed")
     with Stand(tmp_path_factory.mktemp("stand")) as running:
         yield running
+
+
+@pytest.fixture(params=["bus", "http"])
+def either(request: pytest.FixtureRequest, stand: Stand) -> Iterator[Stand]:
+    """The stand of the file, asked over each edge in turn; it has to serve HTTP."""
+    stand.edge = request.param
+    yield stand
+    stand.edge = "bus"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,15 +1,18 @@
-"""Whatever comes over the bus: it is answered with what is wrong, creates nothing and stops nobody."""
+"""Whatever comes over the bus or over HTTP: it is answered with what is wrong, creates nothing and stops nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -98,6 +101,25 @@ def read(payload: bytes) -> Any:
         return None
 
 
+class Caller:
+    """Sends calls over HTTP, one after the other on one connection, as they are: nothing of them is put right first."""
+
+    def __init__(self, stand: Stand) -> None:
+        self._connection = HTTPConnection(stand.site.removeprefix("http://"), timeout=PATIENCE)
+
+    def over_http(self, asked: Sequence[tuple[str, str, bytes | None]]) -> list[Document]:
+        """The answers to requests (method, resource, body), in their order."""
+        return [self._ask(*ask) for ask in asked]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, method: str, resource: str, raw: bytes | None) -> Document:
+        self._connection.request(method.upper(), resource, raw)
+        reply = self._connection.getresponse()
+        return {"code": reply.status, "data": json.loads(reply.read())}
+
+
 class Witness:
     """Sees that nothing was created or changed, and that the bundle is as well as before."""
 
@@ -130,13 +152,19 @@ def rss(stand: Stand) -> int:
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """One whose broker is quick: thousands of questions go through the controller one by one."""
-    with Stand(tmp_path_factory.mktemp("stand"), broker_extra=["set_tcp_nodelay true"]) as running:
+    with Stand(tmp_path_factory.mktemp("stand"), broker_extra=["set_tcp_nodelay true"], http=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def asker(stand: Stand) -> Asker:
     return Asker(stand)
+
+
+@pytest.fixture
+def caller(stand: Stand) -> Iterator[Caller]:
+    with contextlib.closing(Caller(stand)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +217,7 @@ def at_least_200(found: Iterable[Any]) -> list[Any]:
 BODIES = {
     "POST /jobs": (bad_bodies.bad_jobs, bad_bodies.DRAWN_JOB),
     "PUT /jobs/:id": (bad_bodies.bad_updates, bad_bodies.DRAWN_UPDATE),
+    "POST /jobs/:id/rerun": (bad_bodies.bad_reruns, bad_bodies.DRAWN_RERUN),
     "POST /requests": (bad_bodies.bad_requests, bad_bodies.DRAWN_REQUEST),
 }
 
@@ -198,13 +227,25 @@ def route_of(name: str, job: Document) -> tuple[str, str]:
     return method.lower(), resource.replace(":id", str(job["id"]))
 
 
+def assert_same(bodies: Iterable[Bad], on_bus: Iterable[Document], over_http: Iterable[Document]) -> None:
+    """Both edges answer the same; but what the bus can't carry it refuses in words of its own."""
+    for bad, one, other in zip(bodies, on_bus, over_http, strict=True):
+        told = f"{bad} was answered {one!r:.1000} and {other!r:.1000}"
+        assert one["code"] == other["code"], told
+        assert len(bad.raw) >= MAX_BUS_BYTES or one["data"] == other["data"], told
+
+
 @pytest.mark.parametrize("route", BODIES)
-def test_a_bad_body_is_refused_with_the_path_to_each_fault(
-    asker: Asker, job: Document, witness: Witness, route: str
+def test_a_bad_body_is_refused_on_both_edges_with_the_path_to_each_fault(
+    asker: Asker, caller: Caller, job: Document, witness: Witness, route: str
 ) -> None:
     by_hand, strategy = BODIES[route]
     bodies = at_least_200([*by_hand(), *bad_bodies.drawn(strategy, DRAWN)])
-    assert_all_refused(bodies, asker.straight([(*route_of(route, job), bad.raw) for bad in bodies]))
+    asked = [(*route_of(route, job), bad.raw) for bad in bodies]
+    on_bus, over_http = asker.straight(asked), caller.over_http(asked)
+    assert_all_refused(bodies, on_bus)
+    assert_all_refused(bodies, over_http)
+    assert_same(bodies, on_bus, over_http)
 
 
 @pytest.mark.parametrize("route", BODIES)
@@ -217,13 +258,28 @@ def test_a_bad_body_is_refused_through_the_controller_as_well(
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_that_is_nested_5000_deep_is_refused(asker: Asker, job: Document, witness: Witness, route: str) -> None:
+def test_a_body_that_is_nested_5000_deep_is_refused(
+    asker: Asker, caller: Caller, job: Document, witness: Witness, route: str
+) -> None:
     deep = [
-        Bad(b"[" * 5000 + b"]" * 5000, "data"),
-        Bad(b'{"batch":' * 5000 + b"1" + b"}" * 5000, "data"),
+        Bad(b"[" * 5000 + b"]" * 5000),
+        Bad(b'{"batch":' * 5000 + b"1" + b"}" * 5000),
         Bad(b"[" * 5000),
     ]
-    assert_all_refused(deep, asker.straight([(*route_of(route, job), bad.raw) for bad in deep]))
+    asked = [(*route_of(route, job), bad.raw) for bad in deep]
+    on_bus, over_http = asker.straight(asked), caller.over_http(asked)
+    assert_all_refused(deep, on_bus)
+    assert_same(deep, on_bus, over_http)
+
+
+@pytest.mark.parametrize("levels", [99, 100])
+def test_both_edges_draw_the_line_at_the_same_depth(
+    asker: Asker, caller: Caller, job: Document, witness: Witness, levels: int
+) -> None:
+    ask = ("post", "/jobs", b"[" * levels + b"]" * levels)
+    [on_bus], [over_http] = asker.straight([ask]), caller.over_http([ask])
+    assert (on_bus["code"], on_bus["data"]) == (over_http["code"], over_http["data"])
+    assert ("levels deep" in on_bus["data"]["message"]) == (levels == 100)
 
 
 @pytest.mark.parametrize("route", BODIES)
@@ -287,30 +343,47 @@ def test_a_key_with_another_body_is_refused_with_409(asker: Asker, stand: Stand,
     [
         ("/jobs", bad_bodies.bad_jobs_queries, bad_bodies.DRAWN_JOBS_QUERY),
         ("/jobs/:id", bad_bodies.bad_job_queries, bad_bodies.DRAWN_JOB_QUERY),
+        ("/jobs/:id/answers", bad_bodies.bad_answers_queries, bad_bodies.DRAWN_ANSWERS_QUERY),
         ("/requests", bad_bodies.bad_requests_queries, bad_bodies.DRAWN_REQUESTS_QUERY),
     ],
 )
-def test_a_bad_query_is_refused_with_the_name_of_the_parameter(
-    asker: Asker, job: Document, witness: Witness, route: str, by_hand: Callable[[], Iterator[str]], strategy: Any
+def test_a_bad_query_is_refused_on_both_edges_with_the_name_of_the_parameter(
+    asker: Asker,
+    caller: Caller,
+    job: Document,
+    witness: Witness,
+    route: str,
+    by_hand: Callable[[], Iterator[str]],
+    strategy: Any,
 ) -> None:
     queries = at_least_200([*by_hand(), *bad_bodies.drawn(strategy, DRAWN)])
+    bad = [Bad(query.encode(), query.partition("=")[0]) for query in queries]
     asked = [("get", f"{route.replace(':id', str(job['id']))}?{query}", None) for query in queries]
-    for answers in (asker.straight(asked), asker.through(asked, chunk=10)):
-        for query, answer in zip(queries, answers, strict=True):
-            assert_refused(Bad(query.encode(), query.partition("=")[0]), answer)
+    on_bus, over_http = asker.straight(asked), caller.over_http(asked)
+    for answers in (on_bus, asker.through(asked, chunk=10), over_http):
+        assert_all_refused(bad, answers)
+    assert_same(bad, on_bus, over_http)
 
 
 @pytest.mark.parametrize("route", [
-    "GET /jobs/:id", "PUT /jobs/:id", "DELETE /jobs/:id", "GET /requests/:id", "GET /request/:id",
-    "DELETE /requests/:id",
+    "GET /jobs/:id", "PUT /jobs/:id", "DELETE /jobs/:id", "GET /jobs/:id/answers", "POST /jobs/:id/rerun",
+    "GET /requests/:id", "GET /request/:id", "DELETE /requests/:id",
 ])  # fmt: skip
-def test_an_id_that_names_nothing_gets_404(asker: Asker, witness: Witness, route: str) -> None:
+def test_an_id_that_names_nothing_gets_404(asker: Asker, caller: Caller, witness: Witness, route: str) -> None:
     method, pattern = route.split()
     idents = at_least_200([*bad_bodies.bad_ids(), *bad_bodies.drawn(bad_bodies.DRAWN_ID, DRAWN)])
-    data = b'{"status": "canceled"}' if method == "PUT" else None
+    data = b'{"status": "canceled"}' if method in ("PUT", "POST") else None
     asked = [(method.lower(), pattern.replace(":id", ident), data) for ident in idents]
-    for ident, answer in zip(idents, asker.straight(asked), strict=True):
-        assert_refused(Bad(ident.encode(), codes=(404,)), answer)
+    bad = [Bad(ident.encode(), codes=(404,)) for ident in idents]
+    assert_all_refused(bad, asker.straight(asked))
+    # In the path of an URL they are quoted. On the bus most of them are of no resource that the SDK knows, so that it
+    # refuses them, in other words.
+    quoted = [pattern.replace(":id", quote(ident, safe="")) for ident in idents]
+    over_http = caller.over_http([(method.lower(), resource, data) for resource in quoted])
+    assert_all_refused(bad, over_http)
+    noun = "job" if pattern.startswith("/jobs") else "request"
+    for ident, answer in zip(idents, over_http, strict=True):
+        assert answer["data"] == {"message": f"no {noun} has the id {ident:.40}"}
     # The controller knows no resource that is longer, and cuts at ? and /.
     short = [ask for ask in asked if len(ask[1].encode()) < 1000]
     for ask, answer in zip(short, asker.through(short, chunk=1 if data or method == "DELETE" else 10), strict=True):

@@ -97,27 +97,30 @@ class Access:
         """Whether nobody has to log in."""
         return (self._insecure or self._is_loopback) and not self.accounts.any()
 
-    def admit(self, connection: HTTPConnection) -> Caller | None:
-        """Who calls; none where that does not matter.
+    def identify(self, connection: HTTPConnection) -> Caller:
+        """Who calls; where that does not matter, nobody who may no more than read.
 
         :raises Unauthorized: when they have to log in.
-        :raises Forbidden: when they may not do that.
+        :raises Forbidden: when nobody may do that from where they are.
         """
-        method = connection.scope.get("method", "GET")
-        path = connection.scope["path"]
-        writes = method not in READING
-        if writes or connection.scope["type"] == "websocket":
+        if is_write(connection.scope) or connection.scope["type"] == "websocket":
             self._check_origin(connection.headers)
-        if self.is_open:
+        is_public = _is_public(connection.scope["path"])
+        if self._is_open_to(is_public):
             self._check_host(connection.headers)
             return Caller(None, Role.ADMIN, address_of(connection))
-        if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
-            return None
-        caller = self._authenticate(connection)
-        needed = _needed(path, writes)
+        if is_public:
+            return Caller(None, Role.VIEWER, address_of(connection))
+        return self._authenticate(connection)
+
+    def check(self, caller: Caller, scope: Scope) -> None:
+        """See that a caller may do that.
+
+        :raises Forbidden: when their role does not allow it.
+        """
+        needed = _needed(scope["path"], is_write(scope))
         if not caller.role.allows(needed):
             raise Forbidden(f"{caller.name} is {caller.role.value}, and this needs {needed.value}")
-        return caller
 
     def is_valid(self, caller: Caller) -> bool:
         """Whether somebody who was admitted still would be."""
@@ -127,6 +130,15 @@ class Access:
             return self.accounts.authenticate(caller.token, self._now()) is not None
         except PuppetmasterError:
             return False  # a file of accounts that can't be read opens nothing
+
+    def _is_open_to(self, is_public: bool) -> bool:
+        try:
+            return self.is_open
+        except PuppetmasterError:
+            # The accounts can't be read. The page can tell that, and /health is for who would restart us.
+            if is_public:
+                return False
+            raise
 
     def _authenticate(self, connection: HTTPConnection) -> Caller:
         token = token_of(connection)
@@ -138,7 +150,7 @@ class Access:
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is None or origin in self._origins or urlsplit(origin).netloc == headers.get("host", ""):
+        if origin is None or origin in self._origins or _host_of(origin) == headers.get("host", ""):
             return
         raise Forbidden(f"pages from {origin:.100} may not do that; the setting cors names those that may")
 
@@ -164,18 +176,18 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a call through, or refuse it."""
-        connection = HTTPConnection(scope)
         state = scope.setdefault("state", {})
         state["audit"] = {}
         secured = _with_headers(send)
         try:
-            caller = self._access.admit(connection)
+            state["caller"] = caller = self._access.identify(HTTPConnection(scope))
+            if is_write(scope):
+                secured = self._audited(scope, secured)
+            self._access.check(caller, scope)
         except PuppetmasterError as error:
+            state["audit"]["message"] = str(error)
             await _refuse(error, scope, receive, secured)
             return
-        state["caller"] = caller or Caller(None, Role.VIEWER, address_of(connection))
-        if scope["type"] == "http" and scope["method"] not in READING:
-            secured = self._audited(scope, secured)
         try:
             await self._app(scope, receive, secured)
         except ClientDisconnect:
@@ -217,10 +229,28 @@ def token_of(connection: HTTPConnection) -> str | None:
     return connection.cookies.get(COOKIE)
 
 
+def _host_of(origin: str) -> str | None:
+    """Host and port of a page's origin, none when it has none: a browser says ``null`` of a file or a sandbox."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
+def _is_public(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
+
+
+def is_write(scope: Scope) -> bool:
+    """Whether a call may change something; a WebSocket changes nothing."""
+    return scope["type"] == "http" and scope["method"] not in READING
+
+
 def _needed(path: str, writes: bool) -> Role:
     if path.startswith(ADMIN_PATHS):
         return Role.ADMIN
-    return Role.OPERATOR if writes and path not in OWN_PATHS else Role.VIEWER
+    is_own = path in OWN_PATHS or _is_public(path)
+    return Role.OPERATOR if writes and not is_own else Role.VIEWER
 
 
 async def _refuse(error: PuppetmasterError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,7 +263,7 @@ async def _refuse(error: PuppetmasterError, scope: Scope, receive: Receive, send
 
 def _with_headers(send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers: Any = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -35,7 +36,12 @@ PAGE = Path(__file__).parent / "page"
 SWAGGER = Path(fastapi_offline.__file__).parent / "static"
 """Swagger's files from a package: nothing is asked of other hosts."""
 
-MESSAGES = {404: "there is nothing at {path}; /docs lists what there is", 405: "{path} can't be asked to {method}"}
+WRONG_METHOD = 405
+
+MESSAGES = {
+    404: "there is nothing at {path}; /docs lists what there is",
+    WRONG_METHOD: "{path} can't be asked to {method}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,4 +104,17 @@ def _add_pages(app: FastAPI) -> None:
 async def _not_here(request: Request, error: HTTPException) -> Response:
     message = MESSAGES.get(error.status_code, str(error.detail))
     message = message.format(path=request.url.path[:100], method=request.method[:20])
-    return reply(error.status_code, {"message": message}, error.headers)
+    headers = {"Allow": _methods(request)} if error.status_code == WRONG_METHOD else error.headers
+    return reply(error.status_code, {"message": message}, headers)
+
+
+def _methods(request: Request) -> str:
+    """What a path can be asked to; each method of it is a route of its own."""
+    near = [
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL
+    ]
+    # Of other routes that would match, such as /jobs/:id for /jobs/events, the first one goes before.
+    found = {method for route in near if route.path == near[0].path for method in route.methods or ()}
+    return ", ".join(sorted(found or {"GET", "HEAD"}))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from puppetmaster.address import ListenAddress
 from puppetmaster.errors import ListenError
@@ -23,12 +24,15 @@ BACKLOG = 2048
 START_POLL = 0.01
 
 STOP_TIMEOUT = 3
-"""Seconds that calls under way have to end when the bundle stops."""
+"""Seconds that calls under way have to end when the bundle stops. Then their connections are dropped."""
+
+DROPPED_TIMEOUT = 2
+"""Seconds that those have who work for connections that were dropped."""
 
 UNSENT_BYTES = 16 * 1024
-"""How much of what is written to a connection may wait in the kernel, beside what is on its way.
+"""How much of what is written may wait in the kernel, and for a WebSocket as much in front of it.
 
-A kernel takes megabytes for a reader that sleeps: that would be minutes of states that are old when it wakes.
+A kernel takes megabytes for a reader that sleeps: minutes of states, all of them old by the time it wakes.
 """
 
 STALLED_MS = 60_000
@@ -77,7 +81,7 @@ class HttpServer:
             app,
             loop="none",
             lifespan="off",
-            ws="websockets-sansio",
+            ws=_WebSocket,
             ws_max_size=MAX_INCOMING_BYTES,
             ws_ping_interval=PING_INTERVAL,
             ws_ping_timeout=PING_INTERVAL,
@@ -86,7 +90,7 @@ class HttpServer:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=STOP_TIMEOUT,
+            timeout_graceful_shutdown=STOP_TIMEOUT + DROPPED_TIMEOUT,
             ssl_certfile=cert,
             ssl_keyfile=key,
         )
@@ -117,9 +121,32 @@ class HttpServer:
         self._listening.close()
 
 
+_NO_NEWS = (
+    # Of every WebSocket that is refused with an answer, as if that were an error.
+    "ASGI callable returned without completing handshake.",
+    # Anybody can send such a message.
+    "Invalid UTF-8 sequence received from client.",
+    # Those that were left were dropped on purpose.
+    "Cancel %s running task(s), timeout graceful shutdown exceeded",
+)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out what uvicorn says of every WebSocket that is refused with an answer, as if that were an error."""
-    return record.msg != "ASGI callable returned without completing handshake."
+    """Leave out what uvicorn takes for errors and is none."""
+    return record.msg not in _NO_NEWS
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """One that keeps little for a reader that is slow, and waits for none that is gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    def keepalive_timeout(self) -> None:
+        """Drop a client that answers no pings: what waits for it would keep the connection open."""
+        super().keepalive_timeout()
+        self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -127,3 +154,15 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the bundle, which stops its parts in order."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all connections; those that are left in the end are dropped."""
+        dropping = asyncio.get_running_loop().call_later(STOP_TIMEOUT, self._drop)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            dropping.cancel()
+
+    def _drop(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

@@ -51,5 +51,6 @@ def add_status(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     async def scrape(request: Request) -> Response:
         return Response(metrics.render(), media_type=metrics.content_type)
 
-    app.add_api_route("/health", health, methods=["GET"], response_model=None, **openapi.HEALTH)
-    app.add_api_route("/metrics", scrape, methods=["GET"], response_model=None, **openapi.METRICS)
+    for path, endpoint, about in (("/health", health, openapi.HEALTH), ("/metrics", scrape, openapi.METRICS)):
+        app.add_api_route(path, endpoint, methods=["GET"], response_model=None, **about)
+        app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)

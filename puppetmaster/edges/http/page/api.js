@@ -106,9 +106,8 @@ export async function ask(method, path, { query, body, text, key, signal } = {})
     content = await answer.text();
   } catch {
     if (signal?.aborted) throw new GivenUp();
-    throw new Unreachable(
-      control.signal.aborted ? `The server did not answer within ${TIMEOUT / 1000} s.` : 'The server can’t be reached.',
-    );
+    const late = `The server did not answer within ${TIMEOUT / 1000} s.`;
+    throw new Unreachable(control.signal.aborted ? late : 'The server can’t be reached.');
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', giveUp);

@@ -99,27 +99,28 @@ export function arrange(parent, nodes) {
 }
 
 /**
- * Call something at the next frame, however often it is asked for until then. A hidden tab has no frames; there a
- * timer does it once a second, so that the title goes on.
+ * Call something at the next frame, however often it is asked for until then, and not sooner than `least` after the
+ * last time. A hidden tab has no frames; there a timer does it once a second, so that the title goes on.
  *
  * @param {() => void} work
+ * @param {number} [least] milliseconds
  */
-export function oncePerFrame(work) {
+export function oncePerFrame(work, least = 0) {
   let waiting = false;
+  let last = -Infinity;
   const run = () => {
     if (!waiting) return;
     waiting = false;
+    last = performance.now();
     work();
   };
   return () => {
     if (waiting) return;
     waiting = true;
-    if (document.hidden) setTimeout(run, 1000);
-    else {
-      requestAnimationFrame(run);
-      // The tab may be hidden before the frame comes.
-      setTimeout(run, 1000);
-    }
+    setTimeout(run, 1000); // the tab is hidden, or will be before the frame comes
+    const wait = last + least - performance.now();
+    if (wait > 0) setTimeout(() => requestAnimationFrame(run), wait);
+    else requestAnimationFrame(run);
   };
 }
 

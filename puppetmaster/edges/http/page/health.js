@@ -6,7 +6,15 @@ import { distrust } from './live.js';
 const INTERVAL = 15_000;
 const PATIENCE = 8_000;
 
-/** @typedef {{ready: boolean, broker: string, controller: string, store: string, version?: string, instance?: string}} Health */
+/**
+ * @typedef {object} Health
+ * @property {boolean} ready
+ * @property {string} broker
+ * @property {string} controller
+ * @property {string} store
+ * @property {string} [version]
+ * @property {string} [instance]
+ */
 
 /** @param {(health: Health | null) => void} onHealth null: it does not answer */
 export function watchHealth(onHealth) {

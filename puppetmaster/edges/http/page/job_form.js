@@ -280,7 +280,9 @@ function localTime(iso) {
   const time = new Date(iso);
   if (Number.isNaN(time.getTime())) return '';
   const two = (/** @type {number} */ value) => String(value).padStart(2, '0');
-  return `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}T${two(time.getHours())}:${two(time.getMinutes())}${time.getSeconds() ? `:${two(time.getSeconds())}` : ''}`;
+  const day = [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-');
+  const clock = [time.getHours(), time.getMinutes(), ...(time.getSeconds() ? [time.getSeconds()] : [])].map(two);
+  return `${day}T${clock.join(':')}`;
 }
 
 /**

@@ -286,7 +286,8 @@ class Scanner {
   }
 
   here() {
-    return this.at < this.text.length ? `“${String.fromCodePoint(this.text.codePointAt(this.at) ?? 0)}”` : 'the end';
+    const code = this.text.codePointAt(this.at);
+    return code === undefined ? 'the end' : `“${String.fromCodePoint(code)}”`;
   }
 
   /**

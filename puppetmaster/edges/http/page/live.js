@@ -5,6 +5,8 @@ import { oncePerFrame } from './dom.js';
 
 const FIRST_DELAY = 500; // milliseconds until the first new try; doubled by each that fails
 const LONGEST_DELAY = 15_000;
+const BETWEEN = 90; // milliseconds between two times of drawing: a job is told of ten times a second at most
+const STEADY = 5_000; // milliseconds after which a connection counts as a good one, though nothing came
 const PATIENCE = 10_000; // milliseconds for a connection to come about
 
 /** @typedef {import('./states.js').Job} Job */
@@ -46,8 +48,8 @@ export function distrust() {
 }
 
 /**
- * One stream. Messages are gathered, the newest of each job, and handed over once per frame: however many come, the
- * page draws no more than the screen shows.
+ * One stream. Messages are gathered, the newest of each job, and handed over together at a frame: however many come,
+ * the page draws no more than an eye can follow.
  */
 export class Live {
   /**
@@ -64,13 +66,15 @@ export class Live {
     this.hooks = hooks;
     this.failures = 0;
     this.over = false;
+    /** @type {number | null} */
+    this.openedAt = null;
     /** @type {WebSocket | null} */
     this.socket = null;
     /** @type {Map<number, Job>} */
     this.pending = new Map();
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
-    this.flush = oncePerFrame(() => this.handOver());
+    this.flush = oncePerFrame(() => this.handOver(), BETWEEN);
     this.wake = () => {
       if (connection.phase === 'away' && !document.hidden) this.connect();
     };
@@ -101,12 +105,12 @@ export class Live {
     this.drop();
     // While it is away a try is no news.
     if (connection.phase !== 'away') tell({ phase: 'connecting' });
-    let opened = false;
+    this.openedAt = null;
     const socket = new WebSocket(this.url);
     this.socket = socket;
     this.timer = setTimeout(() => this.lost(false), PATIENCE);
     socket.onopen = () => {
-      opened = true;
+      this.openedAt = performance.now();
       clearTimeout(this.timer);
       tell({ phase: 'open' });
       this.hooks.onOpen?.();
@@ -117,7 +121,7 @@ export class Live {
     };
     socket.onclose = (event) => {
       if (event.code === 1000 && event.reason === 'removed') this.end();
-      else this.lost(!opened);
+      else this.lost(this.openedAt === null);
     };
   }
 
@@ -145,6 +149,7 @@ export class Live {
   lost(refused) {
     if (this.over) return;
     this.drop();
+    if (this.openedAt !== null && performance.now() - this.openedAt > STEADY) this.failures = 0;
     const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.failures) * (0.75 + Math.random() / 2);
     this.failures += 1;
     clearTimeout(this.timer);
@@ -166,6 +171,8 @@ export class Live {
     this.socket = null;
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close();
+    // A browser complains when a socket is closed before it is there.
+    if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket.close();
   }
 }

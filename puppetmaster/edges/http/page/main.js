@@ -22,6 +22,7 @@ const RETRY = 3000; // milliseconds until the server is asked again, when it did
 
 const main = /** @type {HTMLElement} */ (document.getElementById('main'));
 const top = /** @type {HTMLElement} */ (document.getElementById('top'));
+const foot = /** @type {HTMLElement} */ (document.getElementById('foot'));
 const notices = /** @type {HTMLElement} */ (document.getElementById('notices'));
 
 // The top
@@ -35,7 +36,12 @@ const topMessage = messagePlace();
 function buildTop() {
   fill(
     top,
-    h('a', { class: 'brand', href: link('/jobs'), 'aria-label': 'puppetmaster' }, mark(), h('span', {}, 'puppetmaster')),
+    h(
+      'a',
+      { class: 'brand', href: link('/jobs'), 'aria-label': 'puppetmaster' },
+      mark(),
+      h('span', {}, 'puppetmaster'),
+    ),
     h('nav', { 'aria-label': 'Main' }, jobsLink, newLink),
     h('div', { class: 'top-end' }, stream, themeButton(), who),
   );
@@ -112,10 +118,8 @@ function watchConnection() {
     awayNote.hidden = !(away && Date.now() - awaySince > 1200);
     if (!away) return;
     const seconds = Math.max(0, Math.ceil(((now.retryAt ?? 0) - Date.now()) / 1000));
-    setText(
-      awayText,
-      `The connection is away, and what you see may be old. ${seconds ? `Trying again in ${seconds} s.` : 'Trying again …'}`,
-    );
+    const next = seconds ? `Trying again in ${seconds} s.` : 'Trying again …';
+    setText(awayText, `The connection is away, and what you see may be old. ${next}`);
   };
   tryNow.addEventListener('click', () => now.retry?.());
   everySecond(count);
@@ -134,6 +138,12 @@ function watchConnection() {
 
 /** @param {import('./health.js').Health | null} health */
 function showHealth(health) {
+  if (health && foot.hidden) {
+    foot.hidden = false;
+    const instance = health.instance ? h('span', {}, `instance ${health.instance}`) : null;
+    const docs = h('a', { href: 'docs' }, 'API');
+    fill(foot, h('span', {}, `puppetmaster ${health.version ?? ''}`), instance, docs);
+  }
   const found = health ? troubles(health) : [];
   if (healthPlace.textContent === found.join('')) return;
   fill(healthPlace, ...found.map((text) => note('warning', text)));

@@ -99,6 +99,7 @@ class ActionBar {
 function cancel(job, onChanged) {
   const open = job.totalCount - job.doneCount;
   const out = job.counts.sent + job.counts.running;
+  const already = `${number(out)} of them ${out === 1 ? 'is' : 'are'}`;
   ask({
     title: `Cancel ${titleOf(job)}?`,
     content: [
@@ -107,13 +108,7 @@ function cancel(job, onChanged) {
         {},
         `${counted(open, 'request')} ${open === 1 ? 'has' : 'have'} not ended. A canceled job can’t be resumed.`,
       ),
-      out
-        ? h(
-            'p',
-            {},
-            `${number(out)} of them ${out === 1 ? 'is' : 'are'} out already: those devices may do the work all the same.`,
-          )
-        : null,
+      out ? h('p', {}, `${already} out already: those devices may do the work all the same.`) : null,
     ],
     action: 'Cancel the job',
     back: 'Let it run',

@@ -67,7 +67,7 @@ function rateWords(rate) {
 function retryWords(retry) {
   if (!retry?.limit) return 'none';
   const growth = retry.factor === 1 ? '' : `, then × ${retry.factor} up to ${duration(retry.maxDelay)}`;
-  return `${retry.limit} ${retry.limit === 1 ? 'time' : 'times'}, first after ${seconds(retry.delay)}${growth}; on ${retry.on.join(', ')}`;
+  return `${counted(retry.limit, 'time')}, first after ${seconds(retry.delay)}${growth}; on ${retry.on.join(', ')}`;
 }
 
 /** @param {number} value */

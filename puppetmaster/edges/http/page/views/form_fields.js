@@ -13,7 +13,16 @@ import { h, setAttribute, setText } from '../dom.js';
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-/** @type {Record<string, {label: string, hint?: string, kind?: 'number' | 'area' | 'method' | 'time', placeholder?: string, min?: number, max?: number, mono?: boolean}>} */
+/**
+ * @typedef {object} About
+ * @property {string} label
+ * @property {string} [hint]
+ * @property {'number' | 'area' | 'method' | 'time'} [kind] a line of text otherwise
+ * @property {string} [placeholder] for most what counts when it is left empty
+ * @property {boolean} [mono]
+ */
+
+/** @type {Record<string, About>} */
 const FIELDS = {
   method: { label: 'Method', kind: 'method' },
   resource: { label: 'Resource', placeholder: '/system/reboot', mono: true },

@@ -473,7 +473,8 @@ class JobsView {
     if (this.loaded && count) {
       if (text) {
         const all = this.jobs.size;
-        words = `${number(count)} of ${all >= SEARCHED ? `the newest ${number(all)}` : number(all)} ${all === 1 ? 'job' : 'jobs'}`;
+        const newest = all >= SEARCHED ? 'the newest ' : '';
+        words = `${number(count)} of ${newest}${counted(all, 'job')}`;
       } else if (offset) {
         words = 'Older jobs';
       } else {

@@ -24,6 +24,10 @@ const LONG_PAUSE = 1200; // the same for a document that takes a while
 const LONG = 200_000; // characters of such a document
 const LARGEST = 16 * 1024 * 1024; // bytes of a body, as on the server
 
+const BEYOND =
+  'The form can’t show this document: it has several messages, or something that the form has no field for. ' +
+  'It can be submitted as JSON.';
+
 const NEEDED = /** @type {Record<string, string>} */ ({
   resource: 'A resource is needed, such as /system/reboot',
   destinations: 'At least one destination is needed',
@@ -268,11 +272,7 @@ class NewJobView {
     const fault = faultOf(this.json.value);
     const found = fault ? null : fieldsOf(read(this.json.value));
     if (!found) {
-      this.place.say(
-        fault
-          ? 'This is no JSON yet, so the form can’t show it.'
-          : 'The form can’t show this document: it has several messages, or something that the form has no field for. It can be submitted as JSON.',
-      );
+      this.place.say(fault ? 'This is no JSON yet, so the form can’t show it.' : BEYOND);
       return;
     }
     this.files = found.files;
@@ -404,10 +404,8 @@ class NewJobView {
     }
     if (missing.length) {
       this.missing = missing;
-      this.say(
-        `Give ${missing.length === 2 ? 'a resource and destinations' : missing[0] === 'resource' ? 'a resource' : 'destinations'} to see how many requests this makes.`,
-        'plain',
-      );
+      const wanted = missing.map((name) => (name === 'resource' ? 'a resource' : 'destinations')).join(' and ');
+      this.say(`Give ${wanted} to see how many requests this makes.`, 'plain');
       return null;
     }
     return print(document, 80);
@@ -472,7 +470,8 @@ class NewJobView {
   /** @param {{totalCount: number, destinationCount: number, messageCount: number}} counts */
   sayCounts({ totalCount, destinationCount, messageCount }) {
     const makes = counted(totalCount, 'request');
-    const rest = ` to ${counted(destinationCount, 'destination')}${messageCount > 1 ? `, with ${counted(messageCount, 'message')}` : ''}.`;
+    const messages = messageCount > 1 ? `, with ${counted(messageCount, 'message')}` : '';
+    const rest = ` to ${counted(destinationCount, 'destination')}${messages}.`;
     this.say(`This makes ${makes}${rest}`, 'good', 'This makes ', h('strong', {}, makes), rest);
   }
 
