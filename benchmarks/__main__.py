@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +34,7 @@ from puppetmaster.errors import PuppetmasterError
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 WINDOW = 500
+PARTS = ("memory", "bare", "growth", "watchers")
 WATCHERS, WATCHED_REQUESTS = 1_000, 5_000
 READY_TIMEOUT = 60.0
 
@@ -129,8 +130,8 @@ def resident(bundle: psutil.Process, what: str) -> int:
     raise LookupError(what)
 
 
-async def measure(rounds: int, count: int) -> Results:
-    """All benchmarks."""
+async def measure(rounds: int, count: int, parts: Sequence[str]) -> Results:
+    """The benchmarks that are wanted."""
     results = Results()
     small, large = 2_000, 20_000
     with ExitStack() as stack:
@@ -148,10 +149,14 @@ async def measure(rounds: int, count: int) -> Results:
         try:
             await ready(client)
             devices = names(large)
-            await memory(client, bundle, devices, results)
-            await against_bare(client, bundle, broker.port, devices, rounds, count, results)
-            await growth(client, bundle, devices, rounds, small, large, results)
-            await watched(client, http, devices[:WATCHED_REQUESTS], rounds, results)
+            if "memory" in parts:
+                await memory(client, bundle, devices, results)
+            if "bare" in parts:
+                await against_bare(client, bundle, broker.port, devices, rounds, count, results)
+            if "growth" in parts:
+                await growth(client, bundle, devices, rounds, small, large, results)
+            if "watchers" in parts:
+                await watched(client, http, devices[:WATCHED_REQUESTS], rounds, results)
         finally:
             await client.close()
     return results
@@ -268,8 +273,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how often each thing is measured")
     parser.add_argument("--count", type=int, default=10_000, help="requests of the job that races the bare loop")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     options = parser.parse_args()
-    table = loop.run(measure(options.rounds, options.count)).table()
+    table = loop.run(measure(options.rounds, options.count, options.only)).table()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, Mosquitto with its default limits"
     (HERE / "results.md").write_text(f"# Benchmarks\n\n{machine}.\n\n{table}\n", encoding="utf-8")
     print(f"\n{machine}\n\n{table}")

@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import parse_headers
 from pathlib import Path
@@ -357,7 +358,9 @@ def cut(found: list[Document], part: slice, status: str, destination: str) -> li
     ][part]
 
 
-@pytest.mark.parametrize(("query", "part", "status", "destination"), PAGES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("query", "part", "status", "destination"), PAGES, ids=[urlencode(query, doseq=True) for query, *_ in PAGES]
+)
 def test_a_page_of_a_jobs_requests_is_what_the_query_asks_for(
     either: Stand, sample: Document, query: Document, part: slice, status: str, destination: str
 ) -> None:
@@ -652,6 +655,13 @@ def test_a_key_makes_a_single_request_safe_to_repeat(either: Stand, plain: list[
     # It is a job as any other.
     single = {"destinations": plain[5], "message": MESSAGE, "key": label}
     assert either.create_job(single)["id"] == request["__request"]["job"]
+
+
+def test_a_key_that_is_sent_many_times_at_once_makes_one_job(either: Stand, label: str) -> None:
+    body = waiting(["a", "b"], key=label, labels=[label])
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: either.create_job(body)["id"], range(24)))
+    assert ids(get(either, "/jobs", label=label)) == list(set(made))
 
 
 # Both edges: what is refused
@@ -1197,6 +1207,15 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(stand: Si
     assert_serves(stand)
 
 
+def test_a_client_that_leaves_before_the_answer_has_one_job_when_it_comes_again(stand: Site, label: str) -> None:
+    body = waiting(["a", "b"], key=label, labels=[label])
+    for _ in range(5):
+        with Line(stand) as line:
+            line.send(call("POST", "/jobs", dumps(body)))
+    job = stand.http("post", "/jobs", json=body).json()
+    assert ids(get(stand, "/jobs", label=label)) == [job["id"]]
+
+
 GOOD = dumps(waiting())
 
 NO_JSON = {
@@ -1221,7 +1240,7 @@ NO_JSON = {
     "a form": b"destinations=nobody&message=%7B%7D",
     "another form": b'--x\r\nContent-Disposition: form-data; name="batch"\r\n\r\n[]\r\n--x--\r\n',
     "XML": b"<?xml version='1.0'?><job/>",
-    "brackets": b"[" * 100,
+    "brackets": b"[" * 99,
     "brackets that close": b"]" * 100_000,
 }
 
@@ -1258,8 +1277,8 @@ def test_what_is_no_json_object_is_refused(stand: Site, sample: Document, raw: b
         (GOOD[:-1] + b',"name":"a","name":"b"}', "name", "stands twice"),
         (GOOD[:-1] + b',"a":{"b":1,"b":1}}', "b", "stands twice"),
         (GOOD[:-1] + b',"\\ud800":1,"\\ud800":1}', "?", "stands twice"),
-        (GOOD[:-1] + b',"name":"\\ud800"}', "name", "surrogates"),
-        (GOOD[:-1] + b',"\\ud800":1}', "?", "no such field"),
+        (GOOD[:-1] + b',"name":"\\ud800"}', "name", "unicode"),
+        (GOOD[:-1] + b',"\\ud800":1}', "", "unicode"),
         (GOOD[:-1] + b',"timeout":NaN}', "timeout", ""),
         (GOOD[:-1] + b',"timeout":-Infinity}', "timeout", ""),
         (GOOD[:-1] + b',"timeout":1e999}', "timeout", ""),

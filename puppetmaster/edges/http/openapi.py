@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from puppetmaster import schemas
 from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY
+from puppetmaster.fields import MAX_NAME, NO_CONTROL
 from puppetmaster.operations import Operation
 from puppetmaster.queries import JobsQuery, Page
 from puppetmaster.version import __version__
@@ -136,8 +137,12 @@ _KEY_PARAMETER: Document = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
     "required": False,
-    "description": "The same as `key` in the body: the same key never makes a second job of the same content.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
+    "description": (
+        "The same as `key` in the body: the same key never makes a second job of the same content. Quotes around it "
+        "don't count."
+    ),
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^{NO_CONTROL}+$"},
+    "example": "reboot-2026-01-31",
 }
 
 

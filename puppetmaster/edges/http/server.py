@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from puppetmaster.address import ListenAddress
-from puppetmaster.errors import ListenError
+from puppetmaster.errors import ListenError, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,29 @@ def _limited(listening: socket.socket) -> socket.socket:
     return listening
 
 
+def check_certificate(cert: Path, key: Path) -> None:
+    """See that HTTPS can be served with a certificate and its key, both PEM files.
+
+    :raises SettingsError: when it can't.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        reason = f"there is no certificate in it that fits the key in {key}: {error}"
+        raise SettingsError("http_cert", str(cert), reason) from None
+
+
 class HttpServer:
-    """Serves an application on a socket until it is closed."""
+    """Serves an application on a socket until it is closed.
+
+    :raises SettingsError: when the certificate can't be used.
+    """
 
     def __init__(
         self, app: ASGIApp, listening: socket.socket, *, cert: Path | None = None, key: Path | None = None
     ) -> None:
+        if cert is not None and key is not None:
+            check_certificate(cert, key)
         self._listening = listening
         self._scheme = "https" if cert else "http"
         # Its lines on every socket and every malformed call say nothing to an operator, and anybody can cause them.

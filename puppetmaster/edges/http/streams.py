@@ -27,7 +27,7 @@ from puppetmaster.service import Service
 KEEP_ALIVE = 15.0
 """Seconds without an event after which a comment is sent, so that nothing between us and the reader gives up."""
 
-CHECK_INTERVAL = 10.0
+CHECK_INTERVAL = 5.0
 """Seconds between two looks whether a watcher's login still holds."""
 
 NORMAL_CLOSURE, GOING_AWAY, POLICY_VIOLATION = 1000, 1001, 1008

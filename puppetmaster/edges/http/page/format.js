@@ -16,6 +16,15 @@ export const number = (value) => NUMBER.format(value);
  */
 export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? '' : 's'}`;
 
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]/;
+
+/**
+ * A name inside of a sentence: one that is written from right to left must not turn the words around it.
+ *
+ * @param {string} name
+ */
+export const enclosed = (name) => (RIGHT_TO_LEFT.test(name) ? `\u2068${name}\u2069` : name);
+
 /**
  * A share as a percentage that is 0 or 100 only when it is exactly that.
  *

@@ -1,6 +1,7 @@
 /** Between the fields of the form and the job document: pure, no elements. */
 
 import { expand } from './destinations.js';
+import { enclosed } from './format.js';
 import { faultOf, print, read } from './json_text.js';
 
 /** @typedef {Record<string, string>} Values what stands in the fields, as text */
@@ -173,7 +174,7 @@ export function faultWords({ path, message }, document) {
   if (!field || !place || !path.startsWith(PATHS[field])) return message;
   const list = field === 'destinations' ? document?.batch?.[0]?.__request?.destination : document?.[field];
   const value = Array.isArray(list) ? list[Number(place[1])] : undefined;
-  return value === undefined ? message : `“${String(value).slice(0, 60)}”: ${message}`;
+  return value === undefined ? message : `“${enclosed(String(value).slice(0, 60))}”: ${message}`;
 }
 
 /**

@@ -44,7 +44,7 @@ function printAt(value, indent, width) {
   const list = Array.isArray(value);
   const entries = list
     ? value.map((item) => ['', item])
-    : Object.entries(value).map(([name, item]) => [`${JSON.stringify(name)}: `, item]);
+    : Object.entries(value).map(([name, item]) => [`${text(name)}: `, item]);
   const [open, close] = list ? '[]' : '{}';
   if (!entries.length) return open + close;
   const inner = `${indent}  `;
@@ -75,7 +75,17 @@ function wrapped(parts, width) {
 
 /** @param {unknown} value */
 function scalar(value) {
-  return typeof value === 'bigint' ? value.toString() : (JSON.stringify(value) ?? 'null');
+  return typeof value === 'bigint' ? value.toString() : text(value);
+}
+
+/**
+ * JSON in which characters that turn the direction of what follows, and would show it as what it is not, are escaped.
+ *
+ * @param {unknown} value
+ */
+function text(value) {
+  const escape = (/** @type {string} */ char) => `\\u${char.charCodeAt(0).toString(16)}`;
+  return (JSON.stringify(value) ?? 'null').replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escape);
 }
 
 /**

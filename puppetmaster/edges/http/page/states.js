@@ -1,6 +1,7 @@
 /** The statuses of jobs and requests: their order, their icons, and badges that show them. */
 
 import { h, setAttribute, setText } from './dom.js';
+import { enclosed } from './format.js';
 import { icon } from './icons.js';
 
 /** In the order in which a bar shows them: what is done first. */
@@ -67,6 +68,13 @@ export const hasEnded = (job) => JOB_FINAL.includes(job.status);
 
 /** @param {Job} job */
 export const titleOf = (job) => job.name ?? `Job ${job.id}`;
+
+/**
+ * The title inside of a sentence.
+ *
+ * @param {Job} job
+ */
+export const titleInside = (job) => enclosed(titleOf(job));
 
 /**
  * How many requests failed: what was canceled was called off, it did not fail.

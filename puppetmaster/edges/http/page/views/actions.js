@@ -9,7 +9,7 @@ import { icon } from '../icons.js';
 import { messagePlace, note } from '../message.js';
 import { go, link } from '../router.js';
 import { session } from '../session.js';
-import { hasEnded, titleOf } from '../states.js';
+import { hasEnded, titleInside } from '../states.js';
 
 /** @typedef {import('../states.js').Job} Job */
 
@@ -101,7 +101,7 @@ function cancel(job, onChanged) {
   const out = job.counts.sent + job.counts.running;
   const already = `${number(out)} of them ${out === 1 ? 'is' : 'are'}`;
   ask({
-    title: `Cancel ${titleOf(job)}?`,
+    title: `Cancel ${titleInside(job)}?`,
     content: [
       h(
         'p',
@@ -120,7 +120,7 @@ function cancel(job, onChanged) {
 /** @param {Job} job */
 function remove(job) {
   ask({
-    title: `Remove ${titleOf(job)}?`,
+    title: `Remove ${titleInside(job)}?`,
     content: [
       h(
         'p',
@@ -138,7 +138,7 @@ function remove(job) {
         // Somebody else was faster.
         if (!(error instanceof Refused && error.code === 404)) throw error;
       }
-      announce(`${titleOf(job)} was removed`);
+      announce(`${titleInside(job)} was removed`);
       go(link('/jobs'));
     },
   });

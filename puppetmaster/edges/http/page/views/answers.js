@@ -1,6 +1,6 @@
 /** What the devices said, grouped: "4,912 said 200 v2.1, 87 said 404". */
 
-import { GivenUp, ask } from '../api.js';
+import { GivenUp, Unreachable, ask } from '../api.js';
 import { arrange, fill, h, setText } from '../dom.js';
 import { copyButton } from '../clipboard.js';
 import { number, share } from '../format.js';
@@ -64,6 +64,7 @@ class AnswersPanel {
     this.all = false;
     this.ended = '';
     this.doneCount = 0;
+    this.missed = false;
     this.calls = new AbortController();
     this.refresher = new Refresher(() => this.load(), INTERVAL);
   }
@@ -86,6 +87,11 @@ class AnswersPanel {
     else this.refresher.want();
   }
 
+  /** The connection is there again: what could not be asked for meanwhile is asked for now. */
+  catchUp() {
+    if (this.missed) this.refresher.now();
+  }
+
   showAll() {
     this.all = !this.all;
     this.render();
@@ -94,9 +100,11 @@ class AnswersPanel {
   async load() {
     try {
       this.groups = await ask('GET', `jobs/${this.id}/answers`, { query: { limit: MOST }, signal: this.calls.signal });
+      this.missed = false;
       this.place.clear();
       this.render();
     } catch (error) {
+      this.missed = error instanceof Unreachable;
       if (!(error instanceof GivenUp)) this.place.error(error);
     }
   }

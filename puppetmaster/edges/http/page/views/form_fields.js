@@ -45,9 +45,9 @@ const FIELDS = {
   timeout: { label: 'Job timeout', kind: 'number', placeholder: 'none', hint: 'seconds for the whole job' },
   concurrency: { label: 'Concurrency', kind: 'number', placeholder: 'no limit', hint: 'requests out at once' },
   ratePerMinute: { label: 'Requests a minute', kind: 'number', placeholder: 'no limit' },
-  rateFactor: { label: 'Multiply by', kind: 'number', placeholder: '1' },
-  rateEvery: { label: 'after so many resolved', kind: 'number', placeholder: '1' },
-  rateMax: { label: 'up to so many a minute', kind: 'number', placeholder: 'no limit' },
+  rateFactor: { label: 'Multiply the rate by', kind: 'number', placeholder: '1' },
+  rateEvery: { label: 'After so many resolved', kind: 'number', placeholder: '1' },
+  rateMax: { label: 'Up to so many a minute', kind: 'number', placeholder: 'no limit' },
   retryLimit: { label: 'Attempts after the first', kind: 'number', placeholder: '3' },
   retryDelay: { label: 'First delay', kind: 'number', placeholder: '1', hint: 'seconds' },
   retryFactor: { label: 'Each delay times', kind: 'number', placeholder: '2' },
@@ -60,7 +60,7 @@ const FIELDS = {
   },
   retryOn: { label: 'Try again on', placeholder: '423, 429, 503', hint: 'codes, and timeout for silence' },
   abortPercent: { label: 'Give up at % failed', kind: 'number', placeholder: 'never' },
-  abortMinimum: { label: 'of at least so many ended', kind: 'number', placeholder: '1' },
+  abortMinimum: { label: 'Of at least so many ended', kind: 'number', placeholder: '1' },
 };
 
 /** The optional ones, as they stand in groups. */

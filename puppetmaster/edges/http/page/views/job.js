@@ -3,11 +3,12 @@
 import { announce } from '../announce.js';
 import { GivenUp, Refused, ask } from '../api.js';
 import { everySecond, serverNow } from '../clock.js';
+import { closeAll } from '../dialog.js';
 import { fill, h, setAttribute, setText } from '../dom.js';
 import { Live } from '../live.js';
 import { messagePlace } from '../message.js';
 import { link } from '../router.js';
-import { badge, hasEnded, titleOf, toneOf } from '../states.js';
+import { badge, hasEnded, titleInside, titleOf, toneOf } from '../states.js';
 import { answersPanel } from './answers.js';
 import { actionBar } from './actions.js';
 import { detailsPanel } from './details.js';
@@ -51,6 +52,10 @@ class JobView {
     );
     this.node = h('div', { class: 'view' }, this.crumbs(), this.title, this.place.node, waiting);
     this.live = new Live(`jobs/${id}/ws`, {
+      onOpen: () => {
+        this.parts?.answers.catchUp();
+        this.parts?.requests.catchUp();
+      },
       onJobs: ([job]) => this.take(job),
       onRefused: () => void this.load(),
     });
@@ -111,21 +116,32 @@ class JobView {
     const before = this.job;
     this.job = job;
     this.show(job);
-    if (before && before.status !== job.status) announce(`${titleOf(job)} is ${job.status}: ${job.reason ?? ''}`);
+    if (before && before.status !== job.status) announce(`${titleInside(job)} is ${job.status}: ${job.reason ?? ''}`);
   }
 
   /** @param {'removed' | 'unknown'} why */
   showMissing(why) {
-    const name = this.job?.name ? ` (${this.job.name})` : '';
+    const name = this.job?.name ? ` (${titleInside(this.job)})` : '';
     this.close();
+    closeAll(); // whatever was asked about it is settled
     document.title = `Job ${this.id} – puppetmaster`;
-    fill(
-      this.node,
+    this.replace(() => [
       why === 'removed'
         ? missing('This job was removed', `Job ${this.id}${name} and its requests are no longer there.`)
         : missing(`There is no job ${this.id}`, 'It may have been removed: finished jobs are kept for a while only.'),
-    );
+    ]);
     if (why === 'removed') announce('This job was removed');
+  }
+
+  /**
+   * Put something else in the place of all that is shown. A focus inside would be lost with it; it goes to the title.
+   *
+   * @param {() => import('../dom.js').Child[]} make may take parts of what is shown
+   */
+  replace(make) {
+    const focused = this.node.contains(document.activeElement);
+    fill(this.node, ...make());
+    if (focused) /** @type {HTMLElement | null} */ (this.node.querySelector('h1'))?.focus({ preventScroll: true });
   }
 
   /** Once it is known what there is to show. */
@@ -142,8 +158,7 @@ class JobView {
       details: detailsPanel(),
     };
     const sub = h('p', { class: 'job-sub' }, parts.status.node, parts.reason, parts.number, parts.labels);
-    fill(
-      this.node,
+    this.replace(() => [
       this.crumbs(),
       h('div', { class: 'view-head job-head' }, h('div', { class: 'job-title' }, this.title, sub), parts.actions.node),
       this.place.node,
@@ -151,7 +166,7 @@ class JobView {
       parts.progress.node,
       h('div', { class: 'columns' }, parts.answers.node, parts.details.node),
       parts.requests.node,
-    );
+    ]);
     return parts;
   }
 
@@ -160,7 +175,7 @@ class JobView {
     this.parts ??= this.build();
     const { status, reason, number, labels, actions, progress, details, answers, requests } = this.parts;
     setText(this.title, titleOf(job));
-    document.title = `${hasEnded(job) ? job.status : `${job.progress} %`} · ${titleOf(job)} – puppetmaster`;
+    document.title = `${hasEnded(job) ? job.status : `${job.progress} %`} · ${titleInside(job)} – puppetmaster`;
     status.show(job.status, toneOf(job));
     setText(reason, job.reason ?? '');
     setText(number, job.name ? String(job.id) : '');

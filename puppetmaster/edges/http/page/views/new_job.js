@@ -144,6 +144,21 @@ class NewJobView {
     const below = h('div', { class: 'below' }, counter, fileButton, fileInput);
     const one = (/** @type {string} */ name, /** @type {import('../dom.js').Child[]} */ ...more) =>
       this.addField(name, ...more).node;
+    // In the order in which they stand: the first fault is the one that the focus is led to.
+    const message = h(
+      'fieldset',
+      { class: 'card' },
+      h('legend', {}, 'Message'),
+      h('div', { class: 'message-line' }, one('method'), one('resource')),
+      one('data'),
+    );
+    const where = h(
+      'fieldset',
+      { class: 'card' },
+      h('legend', {}, 'Where to'),
+      one('destinations', hint, below, fileList),
+    );
+    const about = h('div', { class: 'pairs' }, one('name'), one('labels'));
     const options = h(
       'details',
       { class: 'options' },
@@ -155,21 +170,9 @@ class NewJobView {
     const formPart = h(
       'div',
       { class: 'form-part' },
-      h(
-        'fieldset',
-        { class: 'card' },
-        h('legend', {}, 'Message'),
-        h('div', { class: 'message-line' }, one('method'), one('resource')),
-        one('data'),
-      ),
-      h('fieldset', { class: 'card' }, h('legend', {}, 'Where to'), one('destinations', hint, below, fileList)),
-      h(
-        'fieldset',
-        { class: 'card' },
-        h('legend', {}, 'About the job'),
-        h('div', { class: 'pairs' }, one('name'), one('labels')),
-        options,
-      ),
+      message,
+      where,
+      h('fieldset', { class: 'card' }, h('legend', {}, 'About the job'), about, options),
     );
     return { formPart, counter, fileList, fileInput, fileButton, options };
   }

@@ -1,7 +1,7 @@
 /** The requests of a job: a table with pages of the server's, filtered by status and destination. */
 
 import { announce } from '../announce.js';
-import { GivenUp, Refused, ask } from '../api.js';
+import { GivenUp, Refused, Unreachable, ask } from '../api.js';
 import { arrange, debounced, fill, freshId, h, setText } from '../dom.js';
 import { number } from '../format.js';
 import { icon } from '../icons.js';
@@ -63,6 +63,7 @@ class RequestsPanel {
     this.shownFor = '';
     this.count = 0;
     this.more = false;
+    this.missed = false;
     this.calls = new AbortController();
     this.place = messagePlace();
     const parts = this.build();
@@ -233,6 +234,11 @@ class RequestsPanel {
     else this.refresher.want();
   }
 
+  /** The connection is there again: what could not be asked for meanwhile is asked for now. */
+  catchUp() {
+    if (this.missed) this.refresher.now();
+  }
+
   async load() {
     const filter = this.wanted;
     const { status, destination, offset } = filter;
@@ -244,9 +250,11 @@ class RequestsPanel {
         signal: this.calls.signal,
       });
       if (filter !== this.wanted) return;
+      this.missed = false;
       this.place.clear();
       this.render(job.requests, filter);
     } catch (error) {
+      this.missed = error instanceof Unreachable;
       if (error instanceof GivenUp) {
         this.refresher.want(); // the filter has changed meanwhile
       } else if (error instanceof Refused && error.code === 413 && this.page > 1) {
