@@ -49,3 +49,4 @@ chromium:
 mosquitto:
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { apt-get update -qq && apt-get install -y -qq mosquitto; }
 	@command -v mosquitto_pub >/dev/null || { apt-get update -qq && apt-get install -y -qq mosquitto-clients; }
+	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -y -qq curl; }

@@ -21,7 +21,7 @@ from puppetmaster.accounts.registry import Accounts
 from puppetmaster.documents import META, META_ID
 from puppetmaster.edges.connection import Connection
 from puppetmaster.edges.http.app import Site, make_app
-from puppetmaster.edges.http.server import HttpServer, bind
+from puppetmaster.edges.http.server import HttpServer, bind, check_certificate
 from puppetmaster.edges.http.status import Parts
 from puppetmaster.edges.sanji import Puppetmaster, SanjiEdge
 from puppetmaster.engine import Engine
@@ -88,6 +88,8 @@ def _listen(settings: Settings) -> socket | None:
             f"{listen} can be reached from other machines, and there is no account: make one "
             "(puppetmaster accounts add NAME), or let everybody do everything (--insecure)",
         )
+    if settings.http_cert is not None and settings.http_key is not None:
+        check_certificate(settings.http_cert, settings.http_key)
     _allow_many_files()
     return bind(listen)
 
@@ -157,6 +159,8 @@ async def _serve(settings: Settings, store: TinyStore, times: Histogram, listeni
             key=settings.http_key,
         )
         await http.start()
+        if settings.insecure:
+            logger.warning("whoever reaches %s may do everything until there is an account (--insecure)", settings.http)
     failed = await _until(stop, service)
     logger.info("stopping")
     feeds.close()

@@ -216,7 +216,7 @@ class RequestInfo(_Answer):
     timeout: float
     """Seconds that each attempt may take."""
     attempt: int
-    """How often it was sent; 0: not yet."""
+    """The number of its last attempt, counted from when it was picked to be sent; 0: it waits for its turn."""
     status: RequestStatus
     """created: waits for its turn or for its next attempt. sent: the broker has it. running: the device reported
     progress. It has ended when it is resolved (answered with 200 to 299), error (with another code), timeout (not in

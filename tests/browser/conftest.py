@@ -14,7 +14,7 @@ from puppetmaster.embedded.broker import find_mosquitto
 from tests.browser.complaints import Complaints
 from tests.system.stand import Fleet, Stand
 
-PATIENCE_MS = 8_000
+PATIENCE_MS = 60_000
 """For anything to appear: nothing is expected to take that long, on the slowest machine."""
 
 ARGUMENTS = [

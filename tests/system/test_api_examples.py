@@ -323,7 +323,7 @@ async def read_page(way: str, stand: Stand, folder: Path) -> None:
 def test_who_does_what_the_page_says_sees_what_it_shows(way: str, tmp_path: Path) -> None:
     for program in ("mosquitto", "mosquitto_pub", "curl"):
         if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
-            pytest.skip(f"{program} is not installed")
+            pytest.fail(f"{program} is not installed; make test installs it")
     with Stand(tmp_path / "stand", http=True) as stand:
         asyncio.run(asyncio.wait_for(read_page(way, stand, tmp_path / "home"), 2 * PATIENCE))
 

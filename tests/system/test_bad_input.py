@@ -436,6 +436,17 @@ def test_the_three_messages_that_kill_a_bundle_do_not(asker: Asker, stand: Stand
     assert [answer["code"] for answer in asker.straight([("get", "/jobs", None)] * 30)] == [200] * 30
 
 
+def test_responses_with_the_ids_of_what_is_being_answered_keep_no_thread_waiting(
+    asker: Asker, stand: Stand, witness: Witness
+) -> None:
+    tunnel = asker.tunnel
+    request = {"id": 5, "method": "get", "resource": "/jobs?limit=1"}
+    for _ in range(1000):
+        stand.publish(tunnel, request, wait=False)
+        stand.publish(tunnel, {**request, "code": 200, "sign": ["nobody"]}, wait=False)
+    assert [answer["code"] for answer in asker.straight([("get", "/jobs", None)] * 30)] == [200] * 30
+
+
 def test_what_the_controller_forwards_is_always_answered_so_that_no_lock_remains(
     asker: Asker, stand: Stand, witness: Witness
 ) -> None:

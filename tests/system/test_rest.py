@@ -1453,6 +1453,16 @@ def test_what_is_no_http_ends_the_connection_and_no_more(stand: Site, line: Line
     assert_serves(stand)
 
 
+@pytest.mark.parametrize("head", ["path", "header", "headers"])
+def test_a_head_without_an_end_is_cut_off(stand: Site, line: Line, head: str) -> None:
+    line.send({"path": b"GET /jobs?", "header": b"GET / HTTP/1.1\r\nX: ", "headers": b"GET / HTTP/1.1\r\n"}[head])
+    piece = b"X: y\r\n" * 10_000 if head == "headers" else b"x" * 60_000
+    with pytest.raises(ConnectionError):  # the server closes it
+        for _ in range(1000):
+            line.send(piece)
+    assert_serves(stand)
+
+
 def test_connections_that_say_nothing_keep_nobody_from_being_served(stand: Site) -> None:
     lines = [Line(stand) for _ in range(200)]
     try:

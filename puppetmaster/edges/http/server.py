@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from puppetmaster.address import ListenAddress
@@ -44,6 +45,10 @@ PING_INTERVAL = 20.0
 
 MAX_INCOMING_BYTES = 64 * 1024
 """The largest message that a WebSocket takes; what watchers send means nothing."""
+
+
+MAX_HEAD_BYTES = 128 * 1024
+"""The longest head of a call, its path and query included; what comes in one read is looked at even if it is longer."""
 
 
 def bind(listen: ListenAddress) -> socket.socket:
@@ -80,16 +85,11 @@ def check_certificate(cert: Path, key: Path) -> None:
 
 
 class HttpServer:
-    """Serves an application on a socket until it is closed.
-
-    :raises SettingsError: when the certificate can't be used.
-    """
+    """Serves an application on a socket until it is closed."""
 
     def __init__(
         self, app: ASGIApp, listening: socket.socket, *, cert: Path | None = None, key: Path | None = None
     ) -> None:
-        if cert is not None and key is not None:
-            check_certificate(cert, key)
         self._listening = listening
         self._scheme = "https" if cert else "http"
         # Its lines on every socket and every malformed call say nothing to an operator, and anybody can cause them.
@@ -99,6 +99,7 @@ class HttpServer:
             app,
             loop="none",
             lifespan="off",
+            http=_Http,
             ws=_WebSocket,
             ws_max_size=MAX_INCOMING_BYTES,
             ws_ping_interval=PING_INTERVAL,
@@ -152,6 +153,29 @@ _NO_NEWS = (
 def _is_news(record: logging.LogRecord) -> bool:
     """Leave out what uvicorn takes for errors and is none."""
     return record.msg not in _NO_NEWS
+
+
+class _Http(HttpToolsProtocol):
+    """One that takes no head of any length: its parser keeps all of it, and copies it at every read."""
+
+    _head_bytes: int | None = None
+    """How much of a head has come; none within a body."""
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("The head of the request is too long.")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head_bytes = None
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
