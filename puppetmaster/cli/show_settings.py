@@ -9,7 +9,6 @@ from puppetmaster.cli import render
 from puppetmaster.cli.options import ALL, CLIENT_ONLY, Json, with_settings
 from puppetmaster.settings import Settings
 
-
 NAMES = ALL + CLIENT_ONLY
 
 
