@@ -1,4 +1,4 @@
-"""What a browser has to complain of: errors of the page, lines of its console, and anything that leaves for elsewhere."""
+"""What a browser has to complain of: errors of the page, lines of its console, and requests to elsewhere."""
 
 from __future__ import annotations
 

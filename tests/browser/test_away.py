@@ -24,6 +24,8 @@ from tests.browser.views import (
 )
 from tests.system.stand import Fleet, Stand
 
+UNREACHABLE = "The server can\N{RIGHT SINGLE QUOTATION MARK}t be reached."
+
 NEVER_LOADED_AGAIN = "window.stayed = true"
 
 LOOK = "document.dispatchEvent(new Event('visibilitychange'))"
@@ -105,15 +107,15 @@ def test_what_could_not_be_asked_for_is_asked_for_again_when_the_server_is_back(
     stay(page)
     stand.bundle.stop()
     act(page, "Pause")
-    expect(page.get_by_role("alert").get_by_text("The server can’t be reached.").first).to_be_visible()
+    expect(page.get_by_role("alert").get_by_text(UNREACHABLE).first).to_be_visible()
     chip(page, "sent").click()
-    expect(page.locator("#requests").get_by_role("alert")).to_have_text("The server can’t be reached.")
+    expect(page.locator("#requests").get_by_role("alert")).to_have_text(UNREACHABLE)
     stand.bundle.start()
     expect_back(page)
     expect(page.locator("#requests").get_by_role("alert")).to_have_count(0)
     act(page, "Pause")
     expect(status(page)).to_have_text("paused")
-    expect(page.get_by_text("The server can’t be reached.")).to_have_count(0)
+    expect(page.get_by_text(UNREACHABLE)).to_have_count(0)
 
 
 def test_a_browser_without_its_network_says_so_and_catches_up(page: Page, stand: Stand) -> None:
@@ -147,7 +149,7 @@ def test_a_page_that_finds_nobody_at_first_comes_about_by_itself(page: Page, sta
     open_view(page)
     expect(page.get_by_role("heading", name="Not connected")).to_be_visible()
     page.unroute("**/account")
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
 def test_a_broker_that_is_away_is_told_while_the_page_goes_on(page: Page, stand: Stand) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+import httpx
 from playwright.sync_api import Page, expect
 
-from tests.browser.views import chip, job_row, jobs_shown, mute_job, open_view, stream
+from tests.browser.views import DASH, chip, job_row, jobs_shown, mute_job, mute_names, open_view, stream
 from tests.system.stand import Fleet, Stand
 
 STEERED = "a job that is steered from elsewhere"
@@ -98,13 +99,17 @@ def test_a_label_that_is_typed_filters_as_well(page: Page, stand: Stand) -> None
 
 
 def test_of_many_jobs_a_hundred_are_shown_and_the_older_ones_on_further_pages(page: Page, stand: Stand) -> None:
-    ids = [mute_job(stand, 1, name=f"small {number}", labels=["many"])["id"] for number in range(120)]
+    message = {"method": "get", "resource": "/a"}
+    with httpx.Client(base_url=stand.site, trust_env=False) as client:  # one connection for all of them
+        jobs = [{"name": f"small {number}", "labels": ["many"], "message": message} for number in range(105)]
+        made = [client.post("/jobs", json={**job, "destinations": mute_names(1)}) for job in jobs]
+    ids = [answer.json()["id"] for answer in made]
     open_view(page, "/jobs?label=many")
     expect(jobs_shown(page)).to_have_count(100)
     page.get_by_role("link", name="Older").click()
-    expect(jobs_shown(page)).to_have_count(20)
+    expect(jobs_shown(page)).to_have_count(5)
     expect(jobs_shown(page).last).to_have_attribute("data-job-id", str(ids[0]))
-    expect(page.get_by_role("navigation", name="Pages of jobs")).to_contain_text("101 – 120")
+    expect(page.get_by_role("navigation", name="Pages of jobs")).to_contain_text(f"101 {DASH} 105")
     page.get_by_role("link", name="Newer").click()
     expect(jobs_shown(page).first).to_have_attribute("data-job-id", str(ids[-1]))
     page.get_by_label("Find").fill("small 7")
@@ -129,4 +134,4 @@ def test_an_address_that_leads_nowhere_says_so(page: Page) -> None:
     open_view(page, "/nothing")
     expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
     page.get_by_role("link", name="To the jobs").click()
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()

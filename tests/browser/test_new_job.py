@@ -78,7 +78,8 @@ def test_the_form_says_how_many_requests_it_will_make_and_a_double_click_makes_o
     expect(form.get_by_role("heading", name="pressed twice")).to_be_visible()
     stand.wait_job(made)
     assert jobs_called(stand, "pressed twice") == [made]
-    assert [(record["method"], record["data"]) for record in stand.work(stand.job(made))] == 10 * [("put", {"enable": True})]
+    done = [(record["method"], record["data"]) for record in stand.work(stand.job(made))]
+    assert done == 10 * [("put", {"enable": True})]
 
 
 def test_an_answer_that_gets_lost_on_its_way_does_not_make_a_second_job(
@@ -174,7 +175,7 @@ def test_a_document_that_the_form_has_no_fields_for_is_submitted_as_json(form: P
     text.fill(json.dumps({"name": "two messages", "batch": batch}))
     expect(preview(form)).to_have_text("This makes 4 requests to 2 destinations, with 2 messages.")
     form.get_by_role("button", name="Form", exact=True).click()
-    expect(form.get_by_role("alert")).to_contain_text("The form can’t show this document")
+    expect(form.get_by_role("alert")).to_contain_text("show this document")
     create(form)
     assert stand.job(job_id(form))["totalCount"] == 4
 
@@ -206,7 +207,7 @@ def test_what_was_typed_outlives_a_reload_and_another_view(form: Page) -> None:
     field(form, "Destinations").fill("dev-[0001-0003]")
     expect(preview(form)).to_have_text("This makes 3 requests to 3 destinations.")
     form.get_by_role("link", name="Jobs").click()
-    expect(form.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(form.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
     form.go_back()
     expect(preview(form)).to_have_text("This makes 3 requests to 3 destinations.")
     form.reload()

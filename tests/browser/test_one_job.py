@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.complaints import Complaints
 from tests.browser.views import (
+    DASH,
     act,
     actions,
     bar,
@@ -66,7 +67,7 @@ def test_a_job_fills_up_to_the_end_without_a_reload(page: Page, stand: Stand, fl
     expect(bar(page)).to_have_attribute("aria-valuemax", "100")
     expect(bar(page)).to_have_attribute("aria-valuetext", "100 %, 60 resolved, 20 error")
     expect(status(page)).to_have_text("resolved")
-    expect(page).to_have_title("resolved · watched – puppetmaster")
+    expect(page).to_have_title(f"resolved · watched {DASH} puppetmaster")
     values = [value for value, _ in page.evaluate("told")]
     assert values == sorted(values) and values[-1] == 100
     assert any(0 < value < 100 for value in values)
@@ -250,7 +251,7 @@ def test_a_job_is_removed_after_a_question(page: Page, stand: Stand, fleet: Flee
     expect(dialog(page)).to_have_count(0)
     act(page, "Remove")
     dialog(page).get_by_role("button", name="Remove the job").click()
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
     expect(job_row(page, made)).to_have_count(0)
     complaints.allow(f"status of 404 .* /jobs/{made['id']}", f"WebSocket .*/jobs/{made['id']}/ws.* 404")
     page.go_back()
@@ -270,7 +271,7 @@ def test_a_job_that_is_removed_by_others_while_it_is_open_says_so(
     expect(page.get_by_text("gone in a moment")).to_be_visible()
     expect(dialog(page)).to_have_count(0)
     page.get_by_role("link", name="To the jobs").click()
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
 def test_what_others_did_meanwhile_is_no_error(page: Page, stand: Stand) -> None:

@@ -31,8 +31,6 @@ EMOJI = "pump 😀 \N{COMBINING ACUTE ACCENT} &amp; {{7*7}}"
 
 NAMES = [MARKUP, TURNED, ARABIC, LONG, EMOJI]
 
-DEVICES = {"markup": MARKUP, "turned": TURNED, "arabic": ARABIC, "long": LONG, "emoji": EMOJI}
-
 CHARACTERS = """(node, char) => {
   const place = (found) => {
     const range = document.createRange();
@@ -50,15 +48,18 @@ def devices(stand: Stand) -> list[str]:
     return stand.fleet("strange", names=NAMES).names
 
 
-@pytest.fixture(scope="module", params=list(DEVICES))
-def strange(request: pytest.FixtureRequest, stand: Stand, devices: list[str]) -> Document:
-    """A job of this name, to all devices of such names, which answer such texts."""
-    name = DEVICES[request.param]
-    message = {"method": "post", "resource": f"/{MARKUP}?{TURNED}", "data": {name: [SCRIPT, MARKUP]}}
-    document = {"name": name, "labels": [name, SCRIPT, TURNED], "destinations": devices, "message": message}
-    made = stand.create_job(document)
-    stand.wait_job(made["id"])
+@pytest.fixture(scope="module")
+def jobs(stand: Stand, devices: list[str]) -> list[Document]:
+    """A job of each of the names, to all devices of such names, which answer such texts."""
+    made = [stand.create_job(strange(name, devices)) for name in NAMES]
+    for job in made:
+        stand.wait_job(job["id"])
     return made
+
+
+def strange(name: str, devices: list[str]) -> Document:
+    message = {"method": "post", "resource": f"/{MARKUP}?{TURNED}", "data": {name: [SCRIPT, MARKUP]}}
+    return {"name": name, "labels": [name, SCRIPT, TURNED], "destinations": devices, "message": message}
 
 
 def assert_nothing_came_of_it(page: Page) -> None:
@@ -71,65 +72,71 @@ def text_of(locator: Locator) -> str:
     return locator.evaluate("node => node.textContent")  # type: ignore[no-any-return]
 
 
-def test_in_the_list(page: Page, strange: Document) -> None:
+def test_in_the_list(page: Page, jobs: list[Document]) -> None:
     open_view(page)
-    row = job_row(page, strange)
-    expect(row).to_be_visible()
-    assert text_of(row.locator(".job-name")) == strange["name"]
-    assert [text_of(label) for label in row.locator(".label").all()] == strange["labels"]
+    for job in jobs:
+        row = job_row(page, job)
+        expect(row).to_be_visible()
+        assert text_of(row.locator(".job-name")) == job["name"]
+        assert [text_of(label) for label in row.locator(".label").all()] == job["labels"]
     assert_nothing_came_of_it(page)
-    row.locator(".label").first.click()
-    expect(job_row(page, strange)).to_be_visible()
-    assert text_of(page.locator(".tokens .token span").first) == strange["name"]
+
+
+def test_in_the_filters_of_the_list(page: Page, jobs: list[Document]) -> None:
+    for job in jobs:
+        open_view(page)
+        job_row(page, job).locator(".label").first.click()
+        expect(page.locator(".tokens .token")).to_have_count(1)
+        assert text_of(page.locator(".tokens .token span")) == job["name"]
+        page.get_by_label("Find").fill(job["name"])
+        expect(job_row(page, job)).to_be_visible()
+        assert_nothing_came_of_it(page)
     page.reload()
-    assert text_of(page.locator(".tokens .token span").first) == strange["name"]
-    expect(job_row(page, strange)).to_be_visible()
-    page.get_by_label("Find").fill(strange["name"])
-    expect(job_row(page, strange)).to_be_visible()
-    assert_nothing_came_of_it(page)
+    assert text_of(page.locator(".tokens .token span")) == jobs[-1]["name"]
+    expect(job_row(page, jobs[-1])).to_be_visible()
 
 
-def test_in_a_job(page: Page, strange: Document) -> None:
-    open_job(page, strange)
-    assert text_of(page.locator("h1")) == strange["name"]
-    expect(requests_shown(page)).to_have_count(len(NAMES))
-    assert [text_of(name) for name in requests_shown(page).locator(".opener .mono").all()] == NAMES
-    for opener in requests_shown(page).locator(".opener").all():
-        opener.click()
-    answers = page.get_by_role("group", name="The answer as JSON")
-    assert json.loads(text_of(answers.first)) == {strange["name"]: [SCRIPT, MARKUP]}
-    expect(page.locator(".message").first).to_contain_text(MARKUP)
+def test_in_a_job(page: Page, jobs: list[Document]) -> None:
+    for job in jobs:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        open_job(page, job)
+        assert text_of(page.locator("h1")) == job["name"]
+        expect(requests_shown(page)).to_have_count(len(NAMES))
+        assert [text_of(name) for name in requests_shown(page).locator(".opener .mono").all()] == NAMES
+        requests_shown(page).locator(".opener").first.click()
+        answer = page.get_by_role("group", name="The answer as JSON").last
+        assert json.loads(text_of(answer)) == {job["name"]: [SCRIPT, MARKUP]}
+        expect(page.locator(".message")).to_contain_text(MARKUP)
+        groups(page).first.locator("summary").click()
+        assert [text_of(name) for name in groups(page).first.locator(".examples a").all()] == NAMES
+        assert_nothing_came_of_it(page)
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert_nothing_came_of_it(page)
+
+
+def test_in_a_filter_by_destination(page: Page, jobs: list[Document]) -> None:
+    open_job(page, jobs[0])
     groups(page).first.locator("summary").click()
-    assert [text_of(name) for name in groups(page).first.locator(".examples a").all()] == NAMES
-    assert_nothing_came_of_it(page)
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert_nothing_came_of_it(page)
+    for name in NAMES:
+        groups(page).first.get_by_role("link", name=name, exact=True).click()
+        expect(field(page, "Destination")).to_have_value(name)
+        expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()
+        expect(requests_shown(page)).to_have_count(1)
+        assert text_of(requests_shown(page).locator(".opener .mono")) == name
+        assert_nothing_came_of_it(page)
 
 
-@pytest.mark.parametrize("name", NAMES, ids=list(DEVICES))
-def test_in_a_filter_by_destination(page: Page, stand: Stand, devices: list[str], name: str) -> None:
-    made = mixed_job(stand, devices, [])
-    open_job(page, made)
-    groups(page).first.locator("summary").click()
-    groups(page).first.get_by_role("link", name=name, exact=True).click()
-    expect(requests_shown(page)).to_have_count(1)
-    assert field(page, "Destination").input_value() == name
-    page.reload()
-    expect(requests_shown(page)).to_have_count(1)
-    assert text_of(requests_shown(page).locator(".opener .mono")) == name
-    assert_nothing_came_of_it(page)
-
-
-def test_in_a_question_and_what_follows_stands_to_the_right_of_it(page: Page, strange: Document) -> None:
-    open_job(page, strange)
-    act(page, "Remove")
-    title = dialog(page).locator("h2")
-    assert strange["name"] in text_of(title)
-    if strange["name"] != LONG:  # that one has several lines
-        first, last = title.evaluate(CHARACTERS, "?")
-        assert first < last
-    assert_nothing_came_of_it(page)
-    dialog(page).get_by_role("button", name="Keep it").click()
+def test_in_a_question_and_what_follows_stands_to_the_right_of_it(page: Page, jobs: list[Document]) -> None:
+    for job in jobs:
+        open_job(page, job)
+        act(page, "Remove")
+        title = dialog(page).locator("h2")
+        assert job["name"] in text_of(title)
+        if job["name"] != LONG:  # that one has several lines
+            first, last = title.evaluate(CHARACTERS, "?")
+            assert first < last
+        assert_nothing_came_of_it(page)
+        dialog(page).get_by_role("button", name="Keep it").click()
 
 
 def test_in_the_form(page: Page, stand: Stand) -> None:

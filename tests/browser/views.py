@@ -9,6 +9,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.system.stand import Document, Stand
 
+DASH = "\N{EN DASH}"
+
 
 def open_view(page: Page, path: str = "/jobs") -> None:
     """Open a view as from a bookmark."""
@@ -72,6 +74,11 @@ def bar(page: Page) -> Locator:
 def requests_shown(page: Page) -> Locator:
     """The rows of requests."""
     return page.locator("tr[data-request-id]")
+
+
+def shown_range(page: Page) -> Locator:
+    """Which of the requests are shown."""
+    return page.get_by_test_id("requests-range")
 
 
 def chip(page: Page, word: str) -> Locator:

@@ -281,7 +281,10 @@ EXPECTED = {
 
 SOCKETS = ["/jobs/ws", "/jobs/ws/{id}", "/jobs/{id}/ws"]
 
-PAGES = ["/", "/docs", "/openapi.json", "/static/main.js", "/static/base.css", "/docs/swagger/swagger-ui-bundle.js"]
+PAGES = [
+    "/", "/favicon.ico", "/static/main.js", "/static/base.css", "/docs", "/docs/swagger/swagger-ui-bundle.js",
+    "/openapi.json",
+]  # fmt: skip
 
 RANKS = ["nobody", *ROLES]
 

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.states import JobStatus, RequestStatus
+from puppetmaster.wire import answer_topic
 from tests.system.stand import PATIENCE, Document, Fleet, Stand
 
 MESSAGE = {"method": "post", "resource": "/system/reboot"}
+
+LATER = "2100-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,26 @@ def test_without_its_controller_it_is_not_ready_until_it_is_back(stand: Stand) -
     assert code == 200
 
 
+def test_with_a_store_that_cannot_write_it_is_not_ready_until_it_can(stand: Stand) -> None:
+    stand.create_job({"destinations": "nobody", "message": MESSAGE, "startAt": LATER})
+    bundle = psutil.Process(stand.bundle.pid)
+    (journal,) = stand.data.glob("puppetmaster.journal.*")
+    unlimited = bundle.rlimit(psutil.RLIMIT_FSIZE)
+    # As a disk that is full: no file grows beyond what the journal has.
+    bundle.rlimit(psutil.RLIMIT_FSIZE, (journal.stat().st_size, unlimited[1]))
+    refused = stand.http("post", "/jobs", json={"destinations": "a", "message": MESSAGE})
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    code, said = health(stand)
+    assert (code, said["ready"], said["broker"], said["controller"]) == (503, False, "connected", "registered")
+    assert said["store"] not in ("", "ok")
+    assert Figures(stand)("store_writable") == 0
+
+    bundle.rlimit(psutil.RLIMIT_FSIZE, unlimited)
+    assert until_health(stand, ready=True)[0] == 200
+    stand.create_job({"destinations": "nobody", "message": MESSAGE, "startAt": LATER})
+
+
 # Metrics
 
 COUNTERS = {
@@ -163,8 +187,8 @@ def test_the_figures_agree_with_what_was_done(stand: Stand, fleet: Fleet) -> Non
     stand.run_job({"destinations": fleet.names, "message": MESSAGE})
     silent = {"message": MESSAGE, "options": {"timeout": 50}, "retry": {"limit": 0}}
     stand.run_job({**silent, "destinations": ["nobody-1", "nobody-2"]})
-    later = stand.create_job({"destinations": fleet.names[:3], "message": MESSAGE, "startAt": "2100-01-01T00:00:00Z"})
-    kept = stand.create_job({"destinations": fleet.names[:4], "message": MESSAGE, "startAt": "2100-01-01T00:00:00Z"})
+    later = stand.create_job({"destinations": fleet.names[:3], "message": MESSAGE, "startAt": LATER})
+    kept = stand.create_job({"destinations": fleet.names[:4], "message": MESSAGE, "startAt": LATER})
     stand.update_job(later["id"], status="canceled")
     after = Figures(stand)
 
@@ -197,14 +221,15 @@ def test_answers_that_change_nothing_are_counted_by_their_reason(stand: Stand) -
     twice = stand.fleet("twice", 10, duplicates=1.0)
     before = Figures(stand)
     stand.run_job({"destinations": twice.names, "message": MESSAGE})
-    stand.publish("/puppetmaster/stand/devices/dev-0001", "this is no JSON")
-    reasons = before.by("answers_dropped", "reason")
-    assert "malformed" in reasons
+    stand.publish(answer_topic(twice.names[0], "stand"), "this is no JSON")
 
-    def dropped(figures: Figures) -> float:
-        return sum(figures.by("answers_dropped", "reason").values()) - sum(reasons.values())
+    def dropped(figures: Figures) -> dict[str, float]:
+        old = before.by("answers_dropped", "reason")
+        return {reason: count - old[reason] for reason, count in figures.by("answers_dropped", "reason").items()}
 
-    after = until_figures(stand, lambda figures: dropped(figures) >= 10)
+    after = until_figures(stand, lambda figures: sum(dropped(figures).values()) >= 11)
+    assert sum(dropped(after).values()) == 11
+    assert dropped(after)["malformed"] == 1
     assert after("answers_taken_total") - before("answers_taken_total") == 10
 
 

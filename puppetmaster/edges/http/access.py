@@ -32,7 +32,7 @@ COOKIE = "puppetmaster_token"
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
-OPEN_PATHS = frozenset({"/", "/login", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/login", "/health", "/docs", "/openapi.json", "/favicon.ico"})
 """What needs no login: nothing there tells of a job. The page asks for what it shows."""
 
 OPEN_FOLDERS = ("/static/", "/docs/")

@@ -95,7 +95,11 @@ def _add_pages(app: FastAPI) -> None:
     async def docs(request: Request) -> Response:
         return FileResponse(PAGE / "docs.html")
 
+    async def icon(request: Request) -> Response:
+        return FileResponse(PAGE / "favicon.svg")
+
     app.add_route("/", page, methods=["GET"])
+    app.add_route("/favicon.ico", icon, methods=["GET"])
     app.add_route("/docs", docs, methods=["GET"])
     app.mount("/static", StaticFiles(directory=PAGE))
     app.mount("/docs/swagger", StaticFiles(directory=SWAGGER))

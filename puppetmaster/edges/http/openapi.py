@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
 
 from puppetmaster import schemas
 from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY
@@ -94,7 +95,7 @@ def describe(operation: Operation) -> Document:
     if body is not None:
         extra["requestBody"] = _body(*body)
     if operation.method == "post":
-        parameters.append(_KEY_PARAMETER)
+        parameters.append(_key_parameter(operation))
     if parameters:
         extra["parameters"] = parameters
     model, meaning = _ANSWERS[operation.name]
@@ -133,17 +134,18 @@ def _id_parameter(noun: str) -> Document:
     }
 
 
-_KEY_PARAMETER: Document = {
-    "name": IDEMPOTENCY_KEY,
-    "in": "header",
-    "required": False,
-    "description": (
-        "The same as `key` in the body: the same key never makes a second job of the same content. Quotes around it "
-        "don't count."
-    ),
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^{NO_CONTROL}+$"},
-    "example": "reboot-2026-01-31",
-}
+def _key_parameter(operation: Operation) -> Document:
+    return {
+        "name": IDEMPOTENCY_KEY,
+        "in": "header",
+        "required": False,
+        "description": (
+            "The same as `key` in the body: the same key never makes a second job of the same content. Quotes around "
+            "it don't count."
+        ),
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": f"^{NO_CONTROL}+$"},
+        "example": f"{operation.name}-2026-01-31",
+    }
 
 
 def _body(make: Any, required: bool) -> Document:
@@ -162,7 +164,7 @@ def _text(name: str, summary: str, tag: str, media_type: str, meaning: str, fail
         "description": meaning,
         "content": {media_type: {"schema": {"type": "string", "description": meaning}}},
     }
-    return about
+    return {**about, "response_class": Response}  # else FastAPI adds JSON to what it may be
 
 
 _NAME_PARAMETER: Document = {

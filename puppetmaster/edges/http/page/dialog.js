@@ -82,8 +82,16 @@ function frame(title, content, buttons, onSubmit) {
       h('div', { class: 'dialog-buttons' }, ...buttons),
     ),
   );
-  // The element that had the focus gets it back; the browser does that for a modal dialog, unless it is gone.
-  dialog.addEventListener('close', () => dialog.remove());
+  // The element that had the focus gets it back; the browser does that for a modal dialog. What was done may have hidden
+  // it, as Cancel is in a job that is canceled: then what stands beside it gets the focus.
+  const { activeElement: before } = document;
+  dialog.addEventListener('close', () => {
+    dialog.remove();
+    if (document.activeElement === document.body)
+      /** @type {HTMLElement | null | undefined} */ (
+        before?.parentElement?.querySelector('button:not([hidden])')
+      )?.focus();
+  });
   // A press that began and ended on the backdrop closes it, as everywhere.
   let pressed = false;
   dialog.addEventListener('mousedown', (event) => {
