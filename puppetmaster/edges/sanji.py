@@ -45,6 +45,8 @@ PROBE_INTERVAL = 8.0
 noticed well within 30 s."""
 
 PROBE_TIMEOUT = 5.0
+
+NOT_FOUND = 404
 GOODBYE_TIMEOUT = 1.0
 
 ENVELOPE_BYTES = 4096
@@ -181,7 +183,6 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             if self.stop_event.is_set() or self._must_register.is_set():
                 continue
             if self._is_forgotten() and not self.stop_event.is_set():
-                self.registered = False
                 logger.warning("the controller does not know us any more; registering again")
                 self._must_register.set()
 
@@ -203,9 +204,11 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         return True
 
     def _is_forgotten(self) -> bool:
-        """Whether the controller answers that nobody serves our resource; silence tells nothing."""
+        """Whether the controller answers that nobody serves our resource; silence tells only that it is not there."""
         answer = self._call("get", "/jobs?limit=0", None, PROBE_TIMEOUT)
-        return answer is not None and answer.code == 404
+        forgotten = answer is not None and answer.code == NOT_FOUND
+        self.registered = answer is not None and not forgotten
+        return forgotten
 
     def _call(self, method: str, resource: str, data: object, timeout: float) -> Any:
         """The controller's answer, or none when there is none in time, or no broker to carry it."""

@@ -143,6 +143,20 @@ def test_the_first_stop_skips_to_the_content(page: Page, mixed: Document) -> Non
     expect(page.get_by_role("main").get_by_role("link", name="New job")).to_be_focused()
 
 
+def test_the_top_that_stays_never_covers_what_has_the_focus(page: Page) -> None:
+    page.set_viewport_size({"width": 700, "height": 420})
+    open_view(page, "/new")
+    button(page, "Clear the form").focus()
+    top = page.get_by_role("banner").evaluate("node => node.getBoundingClientRect().bottom")
+    for _ in range(MOST_STOPS):
+        page.keyboard.press("Shift+Tab")
+        stop = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        if page.evaluate("!!document.activeElement.closest('header')"):
+            break
+        assert stop >= top, page.evaluate(FOCUS)
+    assert page.evaluate("!!document.activeElement.closest('header')")
+
+
 # Read aloud
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus
-from puppetmaster.embedded.devices import Behaviour, Fleet, Latency, names, read_log
+from puppetmaster.embedded.devices import Behaviour, Fleet, Latency, firmware, names, read_log
 from puppetmaster.errors import BusError
 
 PATIENCE = 5.0
@@ -190,6 +190,13 @@ def test_a_topic_without_one_place_for_the_name_is_refused(template: str) -> Non
         Fleet(BrokerAddress(), ["a"], template=template)
 
 
+def test_most_devices_have_the_newest_firmware_and_each_always_the_same() -> None:
+    versions = [firmware(name) for name in names(2000)]
+    assert {"1.4.2", "1.4.1", "1.3.9"} == set(versions)
+    assert [versions.count(version) / 2000 for version in ("1.4.2", "1.4.1")] == pytest.approx([0.85, 0.1], abs=0.03)
+    assert versions == [firmware(name) for name in names(2000)]
+
+
 # Behaviour
 
 
@@ -293,7 +300,7 @@ def test_a_post_is_answered_with_its_data_and_a_get_with_the_firmware(broker: Br
                 "data": {"name": "pump"},
             }
             asker.ask(name, 1_000_001, "get")
-            assert (await asker.answer())["data"] == {"firmware": "1.4.2", "device": name}
+            assert (await asker.answer())["data"] == {"firmware": firmware(name)}
             asker.ask(name, 1_000_002, data="x" * 5000)
             assert (await asker.answer())["data"]["receivedBytes"] > 5000
 

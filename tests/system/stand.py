@@ -44,6 +44,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -73,6 +74,9 @@ STOP_TIMEOUT = 20.0
 
 ASK_AGAIN = 3.0
 """Seconds without an answer after which a GET is asked once more."""
+
+TRUST = ssl.create_default_context()
+"""Made once: the certificates of the system take their time to be read."""
 
 FINAL = frozenset({"resolved", "canceled", "aborted", "timeout"})
 """The statuses of a job that has ended."""
@@ -676,6 +680,7 @@ class Stand:
         """One HTTP call; ``rest`` as of httpx (``content``, ``headers``)."""
         if json is not None:
             rest.setdefault("content", dumps(json))
+        rest.setdefault("verify", TRUST)
         return httpx.request(method.upper(), self.site + path, timeout=timeout, trust_env=False, **rest)
 
     def exchange(self, method: str, resource: str, data: Any = None, timeout: float = PATIENCE) -> Answer:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from puppetmaster.embedded.devices import firmware
 from tests.system.stand import Fleet, Heard, Listener, Stand, assert_adds_up
 
 pytestmark = pytest.mark.skipif(
@@ -139,7 +140,7 @@ def test_every_way_to_write_the_destination_of_a_batch_is_understood(stand: Stan
     requests = shell.good("get", f"/jobs/{job['id']}")["requests"]
     assert [request["__request"]["destination"] for request in requests] == MACS
     assert [request["__request"]["timeout"] for request in requests] == [3600, 77, 3600]
-    assert requests[0]["__request"]["result"] == {"firmware": "1.4.2", "device": MACS[0]}
+    assert requests[0]["__request"]["result"] == {"firmware": firmware(MACS[0])}
 
 
 def test_the_collection_example_reboots_three_devices(stand: Stand, shell: Shell, macs: Fleet) -> None:

@@ -85,7 +85,6 @@ def test_without_its_broker_it_is_not_ready_until_it_is_back(stand: Stand) -> No
     assert READY.items() <= said.items()
 
 
-@pytest.mark.xfail(reason="a controller that says nothing counts as one that knows us", run=False)
 def test_without_its_controller_it_is_not_ready_until_it_is_back(stand: Stand) -> None:
     stand.controller.stop()
     code, said = until_health(stand, controller="unregistered")
