@@ -44,7 +44,6 @@ SURVEY = {"method": "get", "resource": "/system/firmware"}
 UPDATE = {"method": "put", "resource": "/system/firmware", "data": {"version": "1.5.0"}}
 LED = {"method": "put", "resource": "/system/led", "data": {"enable": True}}
 
-
 IMPATIENT = {"requestTimeout": 2, "retry": {"limit": 0}}
 """Limits with which silence is noticed soon."""
 
@@ -71,7 +70,7 @@ def main() -> int:
 
 def live(stand: Stand) -> Document:
     """A day of an installation; gives the jobs that pictures are about."""
-    gateways = stand.fleet("gateway", 3_000, latency="0.02-0.4", errors=0.012, seed=5)
+    gateways = stand.fleet("gateway", 3_000, latency="0.1-1.2", errors=0.012, seed=5)
     cameras = stand.fleet("cam", 240, latency="0.1-1.5")
     presses = stand.fleet("press", 60, latency="0.2-0.8", errors=0.45, seed=2)
     live_on(stand, 26 * HOUR)

@@ -434,10 +434,12 @@ def test_a_message_is_acknowledged_when_its_handler_returns_and_not_before(broke
                 assert [await inbox.next() for _ in range(3)] == payloads(3)
             # It left without having acknowledged any of them.
             gate.set()
-            async with connected(broker, "keeper", inbox, **options):
+            async with connected(broker, "keeper", inbox, **options) as (keeper, _):
                 assert [await inbox.next() for _ in range(3)] == payloads(3)
                 await published(sender, "/t", b"last")
                 assert await inbox.next() == b"last"
+                # Behind its acknowledgement, so that the broker has had that before we leave.
+                await published(keeper, "/elsewhere", b"")
             async with connected(broker, "keeper", inbox, **options):
                 await published(sender, "/t", b"news")
                 assert await inbox.next() == b"news"

@@ -130,7 +130,8 @@ def test_the_parts_of_a_demo_that_is_killed_end_by_themselves(place):
 @pytest.fixture
 def embedded(place, free_address):
     """The command line of a running puppetmaster with its own broker and controller."""
-    arguments = ("serve", "--embedded", "--broker", free_address.url(), "--data", str(place / "data"))
+    own = ("--broker", free_address.url(), "--data", str(place / "data"), "--http", "127.0.0.1:0")
+    arguments = ("serve", "--embedded", *own)
     with start(place, *arguments) as process:
         eventually(lambda: answers(free_address))
         yield process

@@ -374,6 +374,7 @@ class Guarded:
             },
             "PUPPETMASTER_BROKER": self.url,
             "PUPPETMASTER_DATA": str(folder / "data"),
+            "PUPPETMASTER_HTTP": "off",
             "PYTHONPATH": os.pathsep.join(sys.path),
             **({"PUPPETMASTER_CA_FILE": str(folder / "ca.crt")} if tls else {}),
         }

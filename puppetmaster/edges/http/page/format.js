@@ -39,11 +39,12 @@ export function share(part, whole) {
 }
 
 /**
- * A duration: 0.42 s, 7.3 s, 42 s, 5 min 3 s, 2 h 5 min, 3 d 4 h.
+ * A duration: < 0.01 s, 0.42 s, 7.3 s, 42 s, 5 min 3 s, 2 h 5 min, 3 d 4 h.
  *
  * @param {number} seconds
  */
 export function duration(seconds) {
+  if (seconds < 0.005) return '< 0.01 s';
   if (seconds < 1) return `${seconds.toFixed(2)} s`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
