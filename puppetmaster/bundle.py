@@ -141,38 +141,38 @@ async def _serve(settings: Settings, store: TinyStore, times: Histogram, listeni
                 settings.broker)
     feeds = Feeds()
     service.listen(feeds.tell)
-    service.start()
-    connecting = asyncio.create_task(tunnels.start(), name="tunnels-start")
-    edge.start()
-    http = None
-    if listening is not None:
-        metrics = Metrics(
-            version=__version__,
-            instance=instance,
-            sources=_sources(engine, service, store, tunnels, sanji, feeds),
-            commit_times=times,
-        )
-        http = HttpServer(
-            make_app(_site(settings, service, feeds, metrics, clock, _parts(instance, service, tunnels, sanji))),
-            listening,
-            cert=settings.http_cert,
-            key=settings.http_key,
-        )
-        await http.start()
-        if settings.insecure:
-            logger.warning("whoever reaches %s may do everything until there is an account (--insecure)", settings.http)
-    failed = await _until(stop, service)
-    logger.info("stopping")
-    feeds.close()
-    if http is not None:
-        await http.close()
-    await edge.close()
-    connecting.cancel()
-    await asyncio.gather(connecting, return_exceptions=True)
-    # The last changes are saved before they are told, and told before we leave.
-    await service.close()
-    await tunnels.close()
+    # What was begun first ends last: the last changes are saved before they are told, and told before we leave.
+    async with contextlib.AsyncExitStack() as ending:
+        ending.push_async_callback(tunnels.close)
+        ending.push_async_callback(service.close)
+        service.start()
+        connecting = asyncio.create_task(tunnels.start(), name="tunnels-start")
+        ending.push_async_callback(_cancel, connecting)
+        ending.push_async_callback(edge.close)
+        edge.start()
+        if listening is not None:
+            parts = _parts(instance, service, tunnels, sanji)
+            metrics = Metrics(
+                version=__version__,
+                instance=instance,
+                sources=_sources(engine, service, store, tunnels, sanji, feeds),
+                commit_times=times,
+            )
+            app = make_app(_site(settings, service, feeds, metrics, clock, parts))
+            http = HttpServer(app, listening, cert=settings.http_cert, key=settings.http_key)
+            ending.push_async_callback(http.close)
+            await http.start()
+            if settings.insecure:
+                logger.warning("whoever reaches %s may do all until there is an account (--insecure)", settings.http)
+        ending.callback(feeds.close)
+        failed = await _until(stop, service)
+        logger.info("stopping")
     return 1 if failed else 0
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _site(

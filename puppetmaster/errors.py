@@ -15,6 +15,7 @@
     │   ├── KeyConflict
     │   ├── AccountExists
     │   └── LastAdmin
+    ├── TooSlow (TimeoutError)           408  a body that does not come
     ├── TooLarge                         413  the body, or what the answer would be
     ├── TooManyAttempts                  429  logins failed too often: later
     ├── StoreUnavailable (OSError)       503  the store can't write now
@@ -25,7 +26,7 @@
     ├── BusError (ConnectionError)       502  the broker or the controller did not do its part
     └── SettingsError (ValueError)       400  a flag, a variable or a file holds what can't be used
 
-``code`` is what a caller on the bus is answered.
+``code`` is what a caller is answered, on the bus and over HTTP.
 """
 
 from __future__ import annotations
@@ -144,6 +145,12 @@ class LastAdmin(Conflict):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"{name} is the last admin: make another account an admin first")
+
+
+class TooSlow(PuppetmasterError, TimeoutError):
+    """Raised when a body does not come within its time."""
+
+    code = 408
 
 
 class TooLarge(PuppetmasterError):

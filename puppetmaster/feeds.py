@@ -150,12 +150,6 @@ class Feed:
         self._in_line = False
         self._closed = False
 
-    def __enter__(self) -> Feed:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def start(self, views: Iterable[View]) -> None:
         """Give the states that were read after the feed was opened; the reader gets them first, in this order.
 
@@ -222,7 +216,9 @@ class Feed:
         return State(job_id, self._opened, view, lambda: view)
 
     def _take_in(self, state: State) -> None:
-        if self._filter is None or self._filter.wants(state):
+        wanted = self._filter is None or self._filter.wants(state)
+        # What still waits has not been heard, so what comes after it is owed as well: the last state always.
+        if wanted or state.job_id in self._waiting:
             self._waiting[state.job_id] = state
             self._line_up()
 

@@ -14,11 +14,15 @@ import orjson
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
+    FailFast,
     Field,
     GetJsonSchemaHandler,
     RootModel,
     TypeAdapter,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 from pydantic_core import CoreSchema
 
@@ -31,6 +35,16 @@ MAX_RESOURCE_BYTES = 1023
 """The controller's buffer for a resource."""
 
 MAX_NAME, MAX_LABELS = 128, 64
+
+MAX_STATUSES = 20
+"""How many statuses a list of them may hold: more than there are."""
+
+MAX_FAULTS = 20
+"""How many faults are reported at once: a list of 100,000 bad destinations says enough with the first ones."""
+
+LONG = 50
+"""What is wrong with a list of more items is told for the first bad one only: to find a million faults takes half a
+minute, in which nothing else is done, and gigabytes."""
 
 Schema = dict[str, Any]
 """A JSON schema."""
@@ -210,12 +224,25 @@ def listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
+def first_fault_if_long(kind: Any) -> WrapValidator:
+    """For a list of a kind: all its faults are found while it is short, the first bad item ends it when it is long."""
+    first_fault = TypeAdapter(Annotated[list[kind], FailFast()], config=ConfigDict(strict=True))
+
+    def check(value: object, every_fault: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, list) and len(value) > LONG:
+            return first_fault.validate_python(value)
+        return every_fault(value)
+
+    return WrapValidator(check)
+
+
 # Types
 
 Destination = Annotated[str, AfterValidator(_check_destination), _Like(DestinationText)]
 Destinations = Annotated[
     list[Destination],
     Field(min_length=1),
+    first_fault_if_long(Destination),
     BeforeValidator(listed),
     _Like(DestinationText | Annotated[list[DestinationText], Field(min_length=1)]),
 ]
@@ -235,8 +262,8 @@ Labels = Annotated[list[Name], Field(max_length=MAX_LABELS), BeforeValidator(_re
 FinalStatus = Annotated[RequestStatus, BeforeValidator(_check_final), WithJsonSchema(_FINAL_STATUS)]
 FinalStatuses = Annotated[
     list[FinalStatus],
-    Field(min_length=1),
+    Field(min_length=1, max_length=MAX_STATUSES),
     BeforeValidator(listed),
-    _Like(FinalStatus | Annotated[list[FinalStatus], Field(min_length=1)]),
+    _Like(FinalStatus | Annotated[list[FinalStatus], Field(min_length=1, max_length=MAX_STATUSES)]),
 ]
 """One or more statuses of requests that have ended."""

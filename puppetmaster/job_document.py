@@ -7,7 +7,8 @@ collection  ``collection: [{method, resource, data?, __destination}]``; a client
 broadcast   ``destinations, message: {method, resource, data?}, options: {timeout}`` (this timeout in milliseconds)
 =========== ================================================================================================
 
-A destination is a text or a list of texts. Every fault is reported with the path to it, not only the first.
+A destination is a text or a list of texts. Every fault is reported with the path to it, not only the first; in a long
+list those of its first bad item.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from puppetmaster.errors import Fault, InvalidDocument, TooLarge
 from puppetmaster.fields import (
+    MAX_FAULTS,
     Code,
     Count,
     Data,
@@ -41,6 +43,7 @@ from puppetmaster.fields import (
     Seconds,
     Time,
     encodable,
+    first_fault_if_long,
     not_empty,
     plain,
 )
@@ -55,8 +58,11 @@ from puppetmaster.policies import (
 )
 from puppetmaster.states import REQUEST_FAILED, RequestStatus
 
-MAX_FAULTS = 20
-"""How many faults are reported at once: a list of 100,000 bad destinations says enough with the first ones."""
+MAX_FIELDS = 1000
+"""How many fields an object may have before its unknown ones are not even named."""
+
+MAX_RETRIED = 100
+"""How many answer codes a retry may name."""
 
 NO_OBJECT = Fault("", "the body has to be a JSON object")
 
@@ -67,6 +73,14 @@ class _Part(BaseModel):
     """Unknown fields are faults: a typing error must not change what a fleet is told to do."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=plain)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        # Each of them would be a fault of its own, and a million faults take half a minute to find.
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise ValueError(f"it has {len(value)} fields, and may have {MAX_FIELDS}")
+        return value
 
 
 class _Lenient(BaseModel):
@@ -89,7 +103,7 @@ class RetryPart(_Part):
     jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     """Each delay is shortened at random by up to this share of it, so that not all come back at once."""
     on: list[Code | Literal["timeout"]] = Field(
-        default=[*sorted(TRANSIENT_CODES), TIMEOUT], min_length=1
+        default=[*sorted(TRANSIENT_CODES), TIMEOUT], min_length=1, max_length=MAX_RETRIED
     )
     """The answer codes after which it is tried again, and "timeout" for silence."""
 
@@ -263,14 +277,14 @@ class _JobPart(_NewJob):
 class BatchJob(_JobPart):
     """Messages, each with its destinations in `__request.destination`. It becomes one request for each of them."""
 
-    batch: Annotated[list[BatchPart], Field(min_length=1)]
+    batch: Annotated[list[BatchPart], Field(min_length=1), first_fault_if_long(BatchPart)]
     """The messages. A destination gets its requests one at a time, in the order of this list."""
 
 
 class CollectionJob(_JobPart):
     """Messages, each with its destinations in `__destination`; their `id`, `tunnel` and `__task` are ignored."""
 
-    collection: Annotated[list[BatchPart], Field(min_length=1)]
+    collection: Annotated[list[BatchPart], Field(min_length=1), first_fault_if_long(BatchPart)]
     """The messages. A destination gets its requests one at a time, in the order of this list."""
 
 
@@ -496,7 +510,8 @@ def parse(model: type[_Model], document: object) -> _Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise InvalidDocument([_fault(found) for found in error.errors()[:MAX_FAULTS]]) from None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidDocument([_fault(fault) for fault in found[:MAX_FAULTS]]) from None
 
 
 # A step of pydantic's own on the way to a value, no field of the document.

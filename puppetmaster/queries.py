@@ -6,11 +6,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from puppetmaster.errors import Fault, InvalidDocument
-from puppetmaster.fields import FinalStatus, Time, listed, plain
+from puppetmaster.fields import MAX_FAULTS, MAX_STATUSES, FinalStatus, Time, listed, plain
 from puppetmaster.states import JobStatus, RequestStatus
 
 MAX_LIMIT = 10_000
@@ -24,6 +33,10 @@ MAX_TEXTS = 100
 
 ANY = "*"
 """Stands for any run of characters in the filter of a destination."""
+
+MAX_PATTERNS, MAX_PATTERN, MAX_STARS = 10, 128, 8
+"""How many filters with a ``*`` a query may have, how long each of them may be, and how many ``*`` it may hold: each is
+searched for in the destination of every request that is looked at."""
 
 
 _WHOLE = re.compile("-?[0-9]+")
@@ -50,9 +63,11 @@ Limit = Annotated[int, Field(ge=0, le=MAX_LIMIT), BeforeValidator(_read_whole)]
 Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(_read_whole)]
 Truth = Annotated[bool, BeforeValidator(_read_truth)]
 Texts = Annotated[list[str], Field(max_length=MAX_TEXTS), BeforeValidator(listed)]
-JobStatuses = Annotated[list[JobStatus], BeforeValidator(listed)]
-RequestStatuses = Annotated[list[RequestStatus], BeforeValidator(listed)]
-FinalStatuses = Annotated[list[FinalStatus], BeforeValidator(listed)]
+_FILTER = {"type": "string", "pattern": r"^[^*]*(\*[^*]*){0,%d}$" % MAX_STARS}
+_Few = Field(max_length=MAX_STATUSES)
+JobStatuses = Annotated[list[JobStatus], _Few, BeforeValidator(listed)]
+RequestStatuses = Annotated[list[RequestStatus], _Few, BeforeValidator(listed)]
+FinalStatuses = Annotated[list[FinalStatus], _Few, BeforeValidator(listed)]
 
 
 class DestinationFilter:
@@ -70,8 +85,25 @@ class DestinationFilter:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Made from what a query holds: a text or a list of them."""
-        texts = Annotated[Texts, Field(examples=[["device-0001", "device-00*"]])]
+        texts = Annotated[
+            list[Annotated[str, WithJsonSchema(_FILTER)]],
+            Field(max_length=MAX_TEXTS, examples=[["device-0001", "device-00*"]]),
+            AfterValidator(_check_patterns),
+            BeforeValidator(listed),
+        ]
         return core_schema.no_info_after_validator_function(cls, handler.generate_schema(texts))
+
+
+def _check_patterns(texts: list[str]) -> list[str]:
+    patterns = [text for text in texts if ANY in text]
+    if len(patterns) > MAX_PATTERNS:
+        raise ValueError(f"at most {MAX_PATTERNS} destinations may hold a {ANY}")
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN:
+            raise ValueError(f"a destination with a {ANY} has at most {MAX_PATTERN} characters")
+        if pattern.count(ANY) > MAX_STARS:
+            raise ValueError(f"a destination may hold at most {MAX_STARS} {ANY}")
+    return texts
 
 
 def _fits(text: str, parts: list[str]) -> bool:
@@ -127,7 +159,8 @@ class JobQuery(Page):
     status: RequestStatuses | None = None
     """Only requests in this status; repeated: in any of them."""
     destination: DestinationFilter | None = None
-    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters."""
+    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters; at most 10
+    of them may hold one, up to 8 in up to 128 characters."""
 
 
 class AnswersQuery(Query):
@@ -145,7 +178,8 @@ class RequestsQuery(Page):
     status: RequestStatuses | None = None
     """Only requests in this status; repeated: in any of them."""
     destination: DestinationFilter | None = None
-    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters."""
+    """Only requests to this destination; repeated: to any of them. A * stands for any run of characters; at most 10
+    of them may hold one, up to 8 in up to 128 characters."""
     job: Whole | None = None
     """Only requests of the job with this id."""
 
@@ -161,5 +195,6 @@ def parse(model: type[_Model], query: Mapping[str, Any]) -> _Model:
     try:
         return model.model_validate(dict(query))
     except ValidationError as error:
-        faults = [Fault(str(found["loc"][0]), found["msg"].removeprefix("Value error, ")) for found in error.errors()]
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FAULTS]
+        faults = [Fault(str(fault["loc"][0]), fault["msg"].removeprefix("Value error, ")) for fault in found]
         raise InvalidDocument(faults) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from itertools import pairwise
@@ -806,7 +807,7 @@ def test_a_closed_feed_hears_nothing_more_and_its_reader_goes_on() -> None:
     async def main() -> None:
         jobs = Jobs()
         jobs.tell()
-        with jobs.watch() as feed:
+        with contextlib.closing(jobs.watch()) as feed:
             reader = Reader(feed)
             await asyncio.sleep(1.0)
         await reader.task

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from puppetmaster.errors import Forbidden
-
 
 class Role(str, Enum):
     """What an account may do, in rising order; the value is the word on the wire."""
@@ -23,11 +21,6 @@ class Role(str, Enum):
     def allows(self, needed: Role) -> bool:
         """May this role do what that one may?"""
         return _RANK[self] >= _RANK[needed]
-
-    def require(self, needed: Role) -> None:
-        """Raise Forbidden unless this role may do what that one may."""
-        if not self.allows(needed):
-            raise Forbidden(f"this needs the role {needed.value}, and yours is {self.value}")
 
 
 _RANK = {role: rank for rank, role in enumerate(Role)}

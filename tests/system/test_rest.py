@@ -5,12 +5,14 @@ What comes first is one suite: each of its tests runs over both edges, on one st
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
 import re
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +25,13 @@ from urllib.parse import urlencode
 import httpx
 import psutil
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from puppetmaster.address import ListenAddress
 from puppetmaster.bodies import MAX_VALUES
+from puppetmaster.edges.http import server
 from puppetmaster.edges.http.requests import MAX_BODY_BYTES
+from puppetmaster.edges.http.server import SPARE_FILES
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.operations import OPERATIONS
 from puppetmaster.service import MAX_PAGE_BYTES
@@ -580,9 +586,10 @@ def test_a_key_makes_running_again_safe_to_repeat(either: Stand, label: str) -> 
     told = f"the key '{label}' belongs to job {new['id']}, which was made from another body"
     assert refused(either, 409, "post", resource, {**wish, "name": "other"})["message"] == told
     assert refused(either, 409, "post", "/jobs", waiting(key=label))["message"] == told
-    assert refused(either, 409, "post", "/requests", {"destination": "a", "message": MESSAGE, "key": label})[
-        "message"
-    ] == told
+    assert (
+        refused(either, 409, "post", "/requests", {"destination": "a", "message": MESSAGE, "key": label})["message"]
+        == told
+    )
 
 
 # Both edges: dry runs and keys
@@ -1549,3 +1556,124 @@ def test_a_store_that_can_not_write_says_when_to_try_again(full: Site) -> None:
     assert full.http("get", f"/jobs/{job['id']}").headers["etag"]
     health = full.http("get", "/health")
     assert (health.status_code, health.json()["ready"], "retry-after" in health.headers) == (503, False, True)
+
+
+# HTTP alone: clients that take more than is theirs
+
+
+CHUNKED = call("POST", "/jobs", None, "Transfer-Encoding: chunked")
+
+HANDSHAKE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+HANDSHAKE_KEY = "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
+
+
+def in_chunks(body: bytes, *trailers: str) -> bytes:
+    """A call that makes a job, with what stands behind its body."""
+    return CHUNKED + b"%x\r\n%b\r\n0\r\n" % (len(body), body) + "\r\n".join([*trailers, "", ""]).encode()
+
+
+def test_a_body_may_come_in_one_read_with_the_end_of_its_head(line: Line) -> None:
+    body = dumps({**waiting(), "dryRun": True}) + b" " * MIB
+    sent = call("POST", "/jobs", body)
+    line.send(call("GET", "/jobs?limit=0") + sent[:30])
+    for _ in range(5):
+        line.answer()
+        line.send(sent[30:] + sent[:30])
+    assert line.answer().code == 200
+
+
+@pytest.mark.parametrize("piece", [b"a:\r\n" * 10_000, b"x" * 60_000], ids=["behind a body", "in the size of a chunk"])
+def test_what_is_no_body_has_an_end_too(stand: Site, line: Line, piece: bytes) -> None:
+    line.send(CHUNKED + (b"0\r\n" if piece.startswith(b"a:") else b"1;"))
+    with pytest.raises(ConnectionError):  # the server drops it
+        for _ in range(1000):
+            line.send(piece)
+    assert_serves(stand)
+
+
+def test_what_stands_behind_a_body_is_no_header(line: Line, label: str) -> None:
+    made = [line.ask(in_chunks(dumps(waiting()), f"Idempotency-Key: {label}")) for _ in range(2)]
+    assert [reply.code for reply in made] == [200, 200]
+    first, second = (json.loads(reply.body)["id"] for reply in made)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "handshake",
+    [
+        call("POST", "/jobs/ws", None, *HANDSHAKE, HANDSHAKE_KEY),
+        call("DELETE", "/jobs/ws", None, *HANDSHAKE),
+        call("GET", "/jobs/ws?label=" + "x" * 10_000, None, *HANDSHAKE, HANDSHAKE_KEY),
+        call("GET", "/jobs/ws", None, *HANDSHAKE, HANDSHAKE_KEY, *(["X: y"] * 200)),
+        call("GET", "/jobs/ws?label=\xe9", None, *HANDSHAKE, HANDSHAKE_KEY),
+        call("GET", "/jobs/ws", None, *HANDSHAKE, HANDSHAKE_KEY, "X: \xe9", "X y: z"),
+    ],
+    ids=["POST", "DELETE", "a long path", "many headers", "bytes in the query", "a header with a space"],
+)
+def test_what_begins_no_websocket_is_answered(stand: Site, line: Line, handshake: bytes) -> None:
+    assert line.ask(handshake).code == 400
+    assert line.is_over()
+    assert_serves(stand)
+
+
+@pytest.mark.parametrize("frame", [b"\x81\x80\0\0\0\0", b"\x89\x80\0\0\0\0"], ids=["texts", "pings"])
+def test_a_watcher_that_floods_is_dropped(stand: Site, line: Line, frame: bytes) -> None:
+    line.send(call("GET", "/jobs/ws?limit=0", None, *HANDSHAKE, HANDSHAKE_KEY))
+    with pytest.raises(ConnectionError):  # the server drops it
+        for _ in range(1000):
+            line.send(frame * 10_000)
+    assert_serves(stand)
+
+
+def test_calls_whose_client_resets_the_connection_are_no_fault(stand: Site) -> None:
+    for _ in range(50):
+        with Line(stand) as line:
+            line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.send(call("GET", "/jobs") * 4)
+    assert_serves(stand)
+    assert_well(stand, stand.bundle.pid)
+
+
+def test_connections_leave_files_to_open(stand: Site) -> None:
+    bundle = psutil.Process(stand.bundle.pid)
+    before = bundle.rlimit(psutil.RLIMIT_NOFILE)
+    lines = []
+    try:
+        bundle.rlimit(psutil.RLIMIT_NOFILE, (SPARE_FILES + 80, before[1]))
+        lines = [Line(stand) for _ in range(100)]
+        assert lines[-1].is_over()
+        assert lines[0].ask(call("GET", "/jobs?limit=0")).body == b"[]"
+    finally:
+        bundle.rlimit(psutil.RLIMIT_NOFILE, before)
+        for line in lines:
+            line.close()
+    assert_serves(stand)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"])
+def test_a_head_must_come_in_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.05)
+
+    async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await silent_is_over.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def check() -> None:
+        http = server.HttpServer(answer, server.bind(ListenAddress("127.0.0.1", 0)))
+        await http.start()
+        host, port = http.url.removeprefix("http://").split(":")
+        asking, ask = await asyncio.open_connection(host, int(port))
+        ask.write(call("GET", "/"))
+        silent, say = await asyncio.open_connection(host, int(port))
+        say.write(sent)
+        assert await silent.read() == b""
+        # A call has all the time that its answer takes.
+        silent_is_over.set()
+        assert (await asking.readline()).startswith(b"HTTP/1.1 204 ")
+        for writer in (ask, say):
+            writer.close()
+        await http.close()
+
+    silent_is_over = asyncio.Event()
+    asyncio.run(asyncio.wait_for(check(), PATIENCE))

@@ -4,12 +4,13 @@
 - With none, whoever can reach the server may do everything. It is so on a loopback address, and with ``insecure``.
 - A browser sends along where its page came from: writes and WebSockets of pages from elsewhere are refused. While no
   login is needed, only names of this machine are served, so that no page elsewhere can take one of its own for ours.
-- Every write is in the audit log before it is answered.
+- Every write of somebody who was let in is in the audit log before it is answered, as far as that can be written.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,16 @@ from puppetmaster.errors import Forbidden, PuppetmasterError, Unauthorized
 logger = logging.getLogger(__name__)
 
 COOKIE = "puppetmaster_token"
+
+_COOKIE = re.compile(rb"(?:^|;) ?" + COOKIE.encode() + rb"=([A-Za-z0-9_-]{1,200})")
+
+MAX_RESOURCE = 200
+"""Characters of a path that the audit log has."""
+
+LOGIN_PATH = "/login"
+
+NOTED_LOGINS = frozenset({200, 401})
+"""What may come of a login that is worth a line: others cost a caller nothing, and would fill the disk."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -141,7 +152,7 @@ class Access:
             raise
 
     def _authenticate(self, connection: HTTPConnection) -> Caller:
-        token = token_of(connection)
+        token: str | None = connection.state.token
         account = self.accounts.authenticate(token, self._now()) if token else None
         if account is None:
             what = "the token is not valid, or its time is over" if token else "this needs a login"
@@ -155,7 +166,7 @@ class Access:
         raise Forbidden(f"pages from {origin:.100} may not do that; the setting cors names those that may")
 
     def _check_host(self, headers: Headers) -> None:
-        if self._insecure or not self._is_loopback:
+        if not self._is_loopback:
             return
         try:
             name = urlsplit(f"//{headers.get('host', '')}").hostname
@@ -178,6 +189,8 @@ class Gate:
         """Let a call through, or refuse it."""
         state = scope.setdefault("state", {})
         state["audit"] = {}
+        state["token"] = token_of(scope)
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"cookie"]
         secured = _with_headers(send)
         try:
             state["caller"] = caller = self._access.identify(HTTPConnection(scope))
@@ -204,16 +217,25 @@ class Gate:
     def _note(self, scope: Scope, code: int) -> None:
         caller: Caller = scope["state"]["caller"]
         details: dict[str, Any] = dict(scope["state"]["audit"])
+        if not _is_worth_noting(caller, scope["path"], code, details):
+            return
         self._audit.record(
             at=self._now(),
             who=details.pop("who", caller.name),
             role=caller.role.value if caller.name else None,
             source=caller.address,
             method=scope["method"].lower(),
-            resource=scope["path"],
+            resource=scope["path"][:MAX_RESOURCE],
             code=code,
             **details,
         )
+
+
+def _is_worth_noting(caller: Caller, path: str, code: int, details: dict[str, Any]) -> bool:
+    """Leave out what nobody in particular asked of nothing: anybody could fill the disk with it."""
+    if caller.name is None and caller.role is not Role.ADMIN:
+        return path == LOGIN_PATH and code in NOTED_LOGINS
+    return bool(details) or code not in (404, 405)
 
 
 def address_of(connection: HTTPConnection) -> str:
@@ -221,12 +243,20 @@ def address_of(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-def token_of(connection: HTTPConnection) -> str | None:
-    """The token that a caller shows."""
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip() or None
-    return connection.cookies.get(COOKIE)
+def token_of(scope: Scope) -> str | None:
+    """The token that a caller shows.
+
+    Its cookie is looked for here, and all cookies are taken away from what follows: the library unquotes them in a time
+    that grows with the square of their length (CVE-2024-7592), and a header of 60 KB would stop the loop for seconds.
+    """
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                return token.strip() or None
+    found = (_COOKIE.search(value) for name, value in headers if name == b"cookie")
+    return next((match[1].decode() for match in found if match), None)
 
 
 def _host_of(origin: str) -> str | None:

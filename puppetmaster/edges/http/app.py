@@ -23,7 +23,7 @@ from puppetmaster.edges.http import openapi
 from puppetmaster.edges.http.access import Access, Gate
 from puppetmaster.edges.http.logins import Logins
 from puppetmaster.edges.http.replies import reply
-from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY
+from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY, make_parsers
 from puppetmaster.edges.http.routes import add_operations
 from puppetmaster.edges.http.status import Parts, add_status
 from puppetmaster.edges.http.streams import Streams
@@ -69,6 +69,7 @@ def make_app(site: Site) -> ASGIApp:
     """The ASGI application, its gate in front."""
     access = Access(site.accounts, site.listen, site.now, insecure=site.insecure, origins=site.origins)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False, **openapi.ABOUT)
+    app.state.parsers = make_parsers()
     Streams(site.service, site.feeds, access).add_to(app)
     add_operations(app, site.service)
     Logins(site.accounts, access, site.audit, lifetime=site.lifetime, now=site.now).add_to(app)

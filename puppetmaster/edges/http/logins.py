@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -14,15 +16,20 @@ from puppetmaster import schemas
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Account, Accounts
 from puppetmaster.edges.http import openapi
-from puppetmaster.edges.http.access import COOKIE, Access, Caller, address_of, token_of
+from puppetmaster.edges.http.access import COOKIE, Access, Caller, address_of
 from puppetmaster.edges.http.replies import reply, reply_error
 from puppetmaster.edges.http.requests import read_document, read_query
-from puppetmaster.errors import Conflict, PuppetmasterError
+from puppetmaster.errors import Conflict, Forbidden, PuppetmasterError, TooManyAttempts
 from puppetmaster.queries import Page, parse
 from puppetmaster.times import to_text
 
 MAX_BODY_BYTES = 16 * 1024
 """Names and passwords are short."""
+
+HASHERS, MAX_HASHING = 2, 16
+"""Threads that hash passwords, and calls that are hashed or wait for it: a tenth of a second each."""
+
+T = TypeVar("T")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -42,6 +49,8 @@ class Logins:
         self._audit = audit
         self._lifetime = lifetime
         self._now = now
+        self._hashers = ThreadPoolExecutor(HASHERS, "hashing")
+        self._hashing = 0
 
     def add_to(self, app: FastAPI) -> None:
         """Serve them under their paths."""
@@ -62,8 +71,7 @@ class Logins:
         body = schemas.parse(schemas.Login, await read_document(request, MAX_BODY_BYTES))
         if self._access.is_open:
             raise Conflict("there is no account, and no login is needed")
-        # Hashing takes a good part of a second: it is to be slow for who guesses.
-        issued = await asyncio.to_thread(
+        issued = await self._hash(
             self._accounts.login, body.name, body.password, address_of(request), self._lifetime, self._now()
         )
         request.state.audit["who"] = issued.account.name
@@ -89,7 +97,7 @@ class Logins:
 
     async def logout(self, request: Request) -> Response:
         """POST /logout: the token that it is called with ends."""
-        token = token_of(request)
+        token: str | None = request.state.token
         if token is not None:
             await asyncio.to_thread(self._accounts.logout, token)
         answer = Response(status_code=204)
@@ -110,7 +118,10 @@ class Logins:
         """POST /accounts: make one."""
         body = schemas.parse(schemas.NewAccount, await read_document(request, MAX_BODY_BYTES))
         request.state.audit["account"] = body.name
-        account = await asyncio.to_thread(self._accounts.add, body.name, body.role, body.password)
+        if self._access.is_open:
+            # Or any page or program of this machine could lock its owner out.
+            raise Forbidden("the first account is made on the machine itself: puppetmaster accounts add NAME")
+        account = await self._hash(self._accounts.add, body.name, body.role, body.password)
         return reply(200, _view(account))
 
     async def change_account(self, request: Request) -> Response:
@@ -118,7 +129,7 @@ class Logins:
         name = request.path_params["name"]
         body = schemas.parse(schemas.AccountChange, await read_document(request, MAX_BODY_BYTES))
         request.state.audit["changed"] = sorted(body.model_fields_set)
-        account = await asyncio.to_thread(self._accounts.change, name, role=body.role, password=body.password)
+        account = await self._hash(self._accounts.change, name, body.role, body.password)
         return reply(200, _view(account))
 
     async def remove_account(self, request: Request) -> Response:
@@ -131,6 +142,19 @@ class Logins:
         page = parse(Page, read_query(request))
         entries = await asyncio.to_thread(self._audit.tail, page.limit, page.offset)
         return reply(200, entries, {"Cache-Control": "no-store"})
+
+    async def _hash(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what hashes a password, in threads of its own: it is slow on purpose, and must keep nobody else waiting.
+
+        :raises TooManyAttempts: when too many wait for it already.
+        """
+        if self._hashing >= MAX_HASHING:
+            raise TooManyAttempts(1.0)
+        self._hashing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashers, partial(work, *arguments))
+        finally:
+            self._hashing -= 1
 
 
 def _view(account: Account) -> dict[str, Any]:

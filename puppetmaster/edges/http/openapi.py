@@ -37,6 +37,7 @@ _ERRORS: dict[int, str] = {
     403: "The account's role does not allow it, or the call comes from a page of another origin.",
     404: "There is no such job, request or account.",
     405: "The method is none of this resource.",
+    408: "The body did not come in time.",
     409: "The state of what it is about forbids it.",
     413: "The body, or what the answer would be, is too large.",
     429: "Too many failed logins; `Retry-After` says in how many seconds to try again.",

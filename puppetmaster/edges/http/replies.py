@@ -11,13 +11,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from puppetmaster.errors import PuppetmasterError, StoreUnavailable, TooManyAttempts
+from puppetmaster.errors import PuppetmasterError, TooManyAttempts
 from puppetmaster.operations import Outcome, refusal
 from puppetmaster.service import STORE_RETRY
 
 JSON = "application/json"
 
-NOT_MODIFIED, UNAUTHORIZED, TOO_LARGE = 304, 401, 413
+NOT_MODIFIED, UNAUTHORIZED, TOO_SLOW, TOO_LARGE, UNAVAILABLE = 304, 401, 408, 413, 503
 
 
 def reply(code: int, data: Any, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,14 +52,14 @@ def error_headers(error: PuppetmasterError | None) -> dict[str, str]:
     """What an HTTP client is told of an error beside its body."""
     if isinstance(error, TooManyAttempts):
         return {"Retry-After": str(math.ceil(error.retry_after))}
-    if isinstance(error, StoreUnavailable):
-        return {"Retry-After": str(math.ceil(STORE_RETRY))}
     if error is None:
         return {}
+    if error.code == UNAVAILABLE:
+        return {"Retry-After": str(math.ceil(STORE_RETRY))}
     if error.code == UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
-    # The rest of a body that is too large is not read, so nothing can follow it on this connection.
-    return {"Connection": "close"} if error.code == TOO_LARGE else {}
+    # The rest of such a body may not have been read, so nothing can follow it on this connection.
+    return {"Connection": "close"} if error.code in (TOO_LARGE, TOO_SLOW) else {}
 
 
 def _matches(condition: str, tag: str) -> bool:

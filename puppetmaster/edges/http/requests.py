@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 
 from puppetmaster import bodies
-from puppetmaster.errors import Fault, InvalidDocument, TooLarge
+from puppetmaster.errors import Fault, InvalidDocument, TooLarge, TooSlow
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The largest body that is read."""
@@ -18,8 +19,14 @@ MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 """How much of a body that is too large is read and thrown away: a client that is still sending would not see the answer
 before its connection breaks."""
 
+BODY_TIMEOUT = 120.0
+"""Seconds for a whole body to come: 16 MiB at 1.2 Mbit/s. Who holds one back longer only holds our memory."""
+
 THREAD_BYTES = 64 * 1024
-"""A larger body is parsed in a thread, so that the loop goes on with its work meanwhile."""
+"""A larger body is parsed in a thread, so that the loop has turns meanwhile."""
+
+PARSERS = 2
+"""Threads for that; what waits for them is no more than its text."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -27,11 +34,22 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 async def read_document(request: Request, limit: int = MAX_BODY_BYTES) -> Any:
     """The JSON in the body; none when there is no body.
 
-    :raises TooLarge: before more than ``limit`` bytes are read.
+    :raises TooLarge: when it is larger than ``limit`` bytes; no more than these are kept of it.
+    :raises TooSlow: when it does not come in time.
     :raises InvalidDocument: when it is no JSON.
     """
-    body = await _read_body(request, limit)
-    return await asyncio.to_thread(bodies.read, body) if len(body) > THREAD_BYTES else bodies.read(body)
+    try:
+        body = await asyncio.wait_for(_read_body(request, limit), BODY_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise TooSlow(f"the body did not come within {BODY_TIMEOUT:g} s") from None
+    if len(body) <= THREAD_BYTES:
+        return bodies.read(body)
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, bodies.read, body)
+
+
+def make_parsers() -> ThreadPoolExecutor:
+    """The threads that parse large bodies; an application has them as ``state.parsers``."""
+    return ThreadPoolExecutor(PARSERS, "json")
 
 
 def read_query(request: HTTPConnection) -> dict[str, Any]:

@@ -8,12 +8,15 @@ import logging
 import os
 import socket
 import ssl
+import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from puppetmaster.address import ListenAddress
@@ -46,9 +49,20 @@ PING_INTERVAL = 20.0
 MAX_INCOMING_BYTES = 64 * 1024
 """The largest message that a WebSocket takes; what watchers send means nothing."""
 
+WATCHER_BYTES = 64 * 1024
+"""How much a watcher may send at once, all frames counted; one that sends more is dropped."""
+
+WATCHER_BYTES_PER_SECOND = 16 * 1024 / 60
+"""How much more it may send with every second. An answer to a ping has 10 bytes."""
 
 MAX_HEAD_BYTES = 128 * 1024
 """The longest head of a call, its path and query included; what comes in one read is looked at even if it is longer."""
+
+HEAD_TIMEOUT = 30.0
+"""Seconds that a head may take from the connect, or from its first byte, to its end."""
+
+SPARE_FILES = 200
+"""How many files can be opened however many clients there are: new connections beyond that are closed at once."""
 
 
 def bind(listen: ListenAddress) -> socket.socket:
@@ -152,43 +166,171 @@ _NO_NEWS = (
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Leave out what uvicorn takes for errors and is none."""
-    return record.msg not in _NO_NEWS
+    error = record.exc_info[1] if record.exc_info else None
+    return record.msg not in _NO_NEWS and not _is_end(error)
+
+
+def _is_end(error: BaseException | None) -> bool:
+    """Whether it says no more than that a client has gone, or that we stop."""
+    if isinstance(error, RuntimeError):
+        # What uvloop tells who writes to a connection that was reset, in the moment before it tells that.
+        return str(error).endswith("the handler is closed")
+    return isinstance(error, (ClientDisconnect, asyncio.CancelledError))
+
+
+def _most_connections() -> int | None:
+    """How many connections leave enough files to open; none where there is no limit."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    # Asked each time: the limit of a process may be changed while it runs.
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else max(limit - SPARE_FILES, limit // 4)
 
 
 class _Http(HttpToolsProtocol):
-    """One that takes no head of any length: its parser keeps all of it, and copies it at every read."""
+    """One that takes what is no body in measure only, of time and of bytes; the parser takes any amount of it."""
 
-    _head_bytes: int | None = None
-    """How much of a head has come; none within a body."""
+    _head_timer: asyncio.TimerHandle | None = None
+
+    _has_head = False
+    """Whether a head has ended and its body has not."""
+
+    _bare_bytes = 0
+    """What has come since the parser got on: of a head, of what stands between the pieces of a body, or after it."""
+
+    _cycles: weakref.WeakSet[RequestResponseCycle]
+    """The calls that came over it, as far as somebody still works for them."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._cycles = weakref.WeakSet()
+        most = _most_connections()
+        if most is not None and len(self.connections) > most:
+            transport.abort()
+            return
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_no_head()
+        super().connection_lost(exc)
+        # uvicorn tells only the last of those that came one behind the other; the others would go on writing.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head of the request is too long.")
-                return
+        self._bare_bytes += len(data)
+        before = self._bare_bytes
+        # Only the parser knows what of it is head; so it goes first, and what one read holds is always looked at.
         super().data_received(data)
+        if self.transport.is_closing() or self._bare_bytes != before:
+            return
+        if not self._has_head and self._head_timer is None:
+            # Empty lines before a head are no beginning of it to the parser, but have ended uvicorn's own patience.
+            self._expect_head()
+        if self._bare_bytes > MAX_HEAD_BYTES:
+            self._refuse_more()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._expect_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What stands behind a body must not get into a head that others have looked at already.
+        if not self._has_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._expect_no_head()
+        self._has_head = True
+        self._bare_bytes = 0
+        before = self.cycle
         super().on_headers_complete()
-        self._head_bytes = None
+        if self.cycle is not before:
+            self._cycles.add(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        self._bare_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._has_head = False
+        self._bare_bytes = 0
+        super().on_message_complete()
+
+    def _refuse_more(self) -> None:
+        if self._has_head:
+            # An answer may be under way: nothing can be said any more.
+            self.transport.abort()
+        else:
+            self.send_400_response("The head of the request is too long.")
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._miss_head)
+
+    def _expect_no_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _miss_head(self) -> None:
+        self._head_timer = None
+        if self.flow.read_paused:
+            # Calls before it are not answered yet, and so it may have come and not been read.
+            self._expect_head()
+        else:
+            self.transport.close()
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One that keeps little for a reader that is slow, and waits for none that is gone."""
+    """One that keeps little for a reader that is slow, waits for none that is gone, and listens little."""
+
+    _has_request = False
+
+    _allowance: float = WATCHER_BYTES
+    """How many bytes may come just now."""
+
+    _allowed_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
 
+    def data_received(self, data: bytes) -> None:
+        if not self._has_request:
+            # What comes first is the head of the call, and all of it.
+            self._has_request = True
+            self._allowed_at = self.loop.time()
+            super().data_received(data)
+            if not self.handshake_initiated:
+                self._refuse()
+        elif self._allows(len(data)):
+            super().data_received(data)
+        else:
+            self.transport.abort()
+
     def keepalive_timeout(self) -> None:
         """Drop a client that answers no pings: what waits for it would keep the connection open."""
         super().keepalive_timeout()
         self.transport.abort()
+
+    def _allows(self, size: int) -> bool:
+        now = self.loop.time()
+        more = (now - self._allowed_at) * WATCHER_BYTES_PER_SECOND
+        self._allowance = min(self._allowance + more, WATCHER_BYTES) - size
+        self._allowed_at = now
+        return self._allowance >= 0
+
+    def _refuse(self) -> None:
+        """Answer a head that begins no WebSocket, say a POST; uvicorn would wait for one that does."""
+        self.handshake_complete = self.close_sent = True
+        answer = self.conn.reject(400, "A WebSocket begins with a GET that is not too long.\n")
+        self.transport.write(answer.serialize())
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -210,8 +210,9 @@ async def _events(feed: Feed, ends_with_job: bool) -> AsyncIterator[bytes]:
             state = waiting.result()
             if state is None:
                 return
-            yield _event(state)
-            if ends_with_job and (state.is_final or state.is_removed):
+            is_last = ends_with_job and (state.is_final or state.is_removed)
+            yield _event(state, is_last=is_last)
+            if is_last:
                 return
             waiting = asyncio.ensure_future(feed.next())
     finally:
@@ -226,7 +227,7 @@ async def _read_to_end(socket: WebSocket, feed: Feed) -> None:
         feed.close()
 
 
-def _event(state: State) -> bytes:
+def _event(state: State, *, is_last: bool) -> bytes:
     name = b"removed" if state.is_removed else b"job"
-    ident = b"id: %b\n" % FINAL.encode() if state.is_final else b""
+    ident = b"id: %b\n" % FINAL.encode() if is_last and state.is_final else b""
     return b"event: %b\n%bdata: %b\n\n" % (name, ident, state.payload)
