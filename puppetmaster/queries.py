@@ -63,7 +63,7 @@ Limit = Annotated[int, Field(ge=0, le=MAX_LIMIT), BeforeValidator(_read_whole)]
 Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(_read_whole)]
 Truth = Annotated[bool, BeforeValidator(_read_truth)]
 Texts = Annotated[list[str], Field(max_length=MAX_TEXTS), BeforeValidator(listed)]
-_FILTER = {"type": "string", "pattern": r"^[^*]*(\*[^*]*){0,%d}$" % MAX_STARS}
+_FILTER = {"type": "string", "pattern": rf"^[^*]*(\*[^*]*){{0,{MAX_STARS}}}$"}
 _Few = Field(max_length=MAX_STATUSES)
 JobStatuses = Annotated[list[JobStatus], _Few, BeforeValidator(listed)]
 RequestStatuses = Annotated[list[RequestStatus], _Few, BeforeValidator(listed)]

@@ -6,6 +6,7 @@ one more source before its default: the variables that the Sanji SDK reads. Empt
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -156,6 +157,16 @@ def _origins(value: object) -> tuple[str, ...]:
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or parts.fragment:
             raise ValueError(f"an origin is a scheme and a host, such as https://fleet.example.com, not {origin!r:.80}")
     return origins
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)):
+        raise ValueError("it must be a list of addresses, such as 127.0.0.1")
+    try:
+        return tuple(str(ipaddress.ip_network(_text(entry).strip())) for entry in listed)
+    except ValueError as error:
+        raise ValueError(f"it must be addresses or networks with commas between them: {error}") from None
 
 
 def _truth(value: object) -> bool:
@@ -376,6 +387,16 @@ class Settings:
             flag="--cors",
             help="Other origins whose pages may use the API, with commas between them; none means no other.",
             metavar="ORIGINS",
+        ),
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            _networks,
+            env="PUPPETMASTER_TRUSTED_PROXIES",
+            flag="--trusted-proxies",
+            help="Addresses of reverse proxies whose X-Forwarded-For and -Proto are believed; commas between them.",
+            metavar="ADDRESSES",
         ),
     )
     insecure: bool = field(

@@ -362,6 +362,38 @@ def test_a_list_full_of_faults_is_not_answered_with_all_of_them() -> None:
     assert 1 <= len(caught.value.faults) <= 20
 
 
+MANY_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({**BROADCAST, "destinations": [0] * 900}, "destinations.0"),
+    (batch(*[{"__destination": "#"}] * 900), "batch.0.__destination.0"),
+    ({"collection": [0] * 900}, "collection.0"),
+    (batch({"__request": {"destination": [0] * 100_000}}), "batch.0.__request.destination.0"),
+    ({**BROADCAST, "retry": {"on": [0] * 100_000}}, "retry.on"),
+    ({**BROADCAST, "retry": {"on": [500] * 101}}, "retry.on"),
+    ({**BROADCAST, **{f"field-{number}": 0 for number in range(1_000)}}, ""),
+    ({**BROADCAST, "retry": {f"field-{number}": 0 for number in range(1_001)}}, "retry"),
+]
+
+
+@pytest.mark.parametrize(("document", "path"), MANY_FAULTS, ids=[path for _, path in MANY_FAULTS])
+def test_a_million_faults_are_not_looked_for(document: dict[str, Any], path: str) -> None:
+    assert list(faults(document)) == [path]
+
+
+def test_the_faults_of_a_short_list_are_named_and_of_a_long_one_those_of_its_first_bad_item() -> None:
+    bad = {"method": "x", "resource": "y", "__destination": "a"}
+    good = {"__destination": "a"}
+    assert set(faults(batch(good, bad, good, bad))) == {
+        f"batch.{number}.{field}" for number in (1, 3) for field in ("method", "resource")
+    }
+    assert set(faults(batch(*[good] * 60, bad, good, bad))) == {"batch.60.method", "batch.60.resource"}
+    assert where(reader.job(batch(*[good] * 60))) == where(reader.job(batch(good))) * 60
+
+
+def test_a_status_that_is_repeated_without_end_is_one_fault() -> None:
+    for status in (0, "nope", "error"):
+        assert list(faults({"status": [status] * 100_000}, reader.rerun)) == ["status"]
+
+
 def test_a_faults_path_and_message_can_be_sent_whatever_the_field_is_called() -> None:
     found = faults({**BROADCAST, "\ud800": 1, "x" * 10_000: 2})
     assert all(len(path) <= 200 for path in found)

@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puppetmaster.errors import InvalidDocument
+from puppetmaster.fields import MAX_FAULTS
 from puppetmaster.queries import (
     MAX_LIMIT,
+    MAX_PATTERN,
+    MAX_PATTERNS,
+    MAX_STARS,
     MAX_TEXTS,
     AnswersQuery,
     DestinationFilter,
@@ -96,7 +100,43 @@ def test_no_more_texts_are_compared_than_a_caller_needs() -> None:
     assert list(faults(JobsQuery, {"label": many})) == ["label"]
 
 
+@pytest.mark.parametrize("model", [JobsQuery, JobQuery, AnswersQuery, RequestsQuery])
+def test_a_status_that_is_repeated_without_end_is_one_fault(model: type[Query]) -> None:
+    for status in ("a", "timeout", "paused"):
+        with pytest.raises(InvalidDocument) as caught:
+            parse(model, {"status": [status] * 6500})
+        assert 1 <= len(caught.value.faults) <= MAX_FAULTS
+        assert {fault.path for fault in caught.value.faults} == {"status"}
+
+
 # Destinations
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "message"),
+    [
+        (["a*"] * MAX_PATTERNS, ["a*"] * (MAX_PATTERNS + 1), "at most 10 destinations may hold a *"),
+        (
+            "a" * (MAX_PATTERN - 1) + "*",
+            "a" * MAX_PATTERN + "*",
+            "a destination with a * has at most 128 characters",
+        ),
+        ("a*" * MAX_STARS, "a*" * MAX_STARS + "*", "a destination may hold at most 8 *"),
+    ],
+)
+@pytest.mark.parametrize("model", [JobQuery, RequestsQuery])
+def test_no_more_is_searched_for_than_a_caller_needs(model: Any, few: object, many: object, message: str) -> None:
+    assert parse(model, {"destination": few}).destination is not None
+    assert faults(model, {"destination": many}) == {"destination": message}
+
+
+def test_the_bounds_of_filters_with_a_star_are_not_those_of_names() -> None:
+    names = [f"device-{number}" for number in range(MAX_TEXTS - MAX_PATTERNS)]
+    found = parse(RequestsQuery, {"destination": [*names, *(f"gate-{number}*" for number in range(MAX_PATTERNS))]})
+    assert found.destination is not None
+    assert [name for name in ("device-89", "device-90", "gate-12", "gate-") if found.destination.matches(name)] == [
+        "device-89", "gate-12",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("model", [JobQuery, RequestsQuery])

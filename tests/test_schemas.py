@@ -119,7 +119,8 @@ def test_a_parameter_that_may_be_repeated_says_so() -> None:
     parameters = {parameter["name"]: parameter for parameter in schemas.query_parameters(RequestsQuery)}
     assert {name for name, parameter in parameters.items() if parameter.get("explode")} == {"status", "destination"}
     assert parameters["status"]["schema"] == {
-        "type": "array", "items": {"type": "string", "enum": [status.value for status in RequestStatus]},
+        "type": "array", "maxItems": 20,
+        "items": {"type": "string", "enum": [status.value for status in RequestStatus]},
     }  # fmt: skip
     assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}
 

@@ -134,6 +134,7 @@ def test_the_file_may_set_everything(tmp_path):
         http_cert = "{certificates}"
         http_key = "{certificates}"
         cors = ["https://fleet.example", "http://localhost:3000"]
+        trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]
         insecure = true
         login_hours = 2
         url = "https://fleet.example:8443/"
@@ -149,6 +150,7 @@ def test_the_file_may_set_everything(tmp_path):
     assert isinstance(settings.request_timeout, float)
     assert (str(settings.http), settings.http_cert, settings.http_key) == ("[::1]:8443", certificates, certificates)
     assert settings.cors == ("https://fleet.example", "http://localhost:3000")
+    assert settings.trusted_proxies == ("127.0.0.1/32", "10.0.0.0/8")
     assert (settings.insecure, settings.login_hours) == (True, 2.0)
     assert (settings.url, settings.token) == ("https://fleet.example:8443", "pm_secret")
 
@@ -364,6 +366,7 @@ BAD = {
     "http_cert": ["/no/such/file", "/", "", 5],
     "http_key": ["/no/such/file", "/", "", 5],
     "cors": ["fleet.example", "https://fleet.example/page", "ftp://fleet.example", "*", 5, [5]],
+    "trusted_proxies": ["proxy", "127.0.0.1/33", "10.0.0.1/8", "*", "", 5, [5]],
     "insecure": ["maybe", "", 3, []],
     "login_hours": [0, -1, "nan", 1e9, "soon"],
     "url": ["", "localhost:8080", "ftp://host", "http://", "http://user:hunter2@host", "http://host/?a=b", 5],

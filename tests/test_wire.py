@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -215,6 +216,10 @@ def test_an_answer_from_this_machine_has_one_envelope_on_every_channel() -> None
         (b'["' + b"[" * 500 + b'"]', 1),
         (b'["\\"' + b"[" * 500 + b'"]', 1),
         (b'["\\\\",' + b"[" * 120 + b"]" * 121, 121),
+        (b'["\\\\\\"' + b"[" * 120 + b'"]', 1),
+        (b'["a' + b"[" * 120, 1),
+        (b'["a\\"' + b"[" * 120, 1),
+        (b'["a' + b"[" * 120 + b"\\", 1),
     ],
 )
 def test_the_depth_of_a_text_is_told_without_parsing_it(payload: bytes, depth: int) -> None:
@@ -227,6 +232,17 @@ def test_a_text_is_told_to_be_too_deep_exactly_when_it_is(value: Any, more: int)
     for _ in range(more):
         value = [value]
     assert (wire.depth_of(orjson.dumps(value)) > wire.MAX_DEPTH) == (_depth(value) > wire.MAX_DEPTH)
+
+
+def test_a_look_at_a_long_text_takes_no_more_memory_than_a_few_copies_of_it() -> None:
+    for text in (b"a" * 1_000_000, b"\\n" * 500_000, b'\\"' * 500_000):
+        payload = b"[]" * 101 + b'"' + text + b'"'
+        tracemalloc.start()
+        try:
+            wire.depth_of(payload)
+            assert tracemalloc.get_traced_memory()[1] < 10 * len(payload)
+        finally:
+            tracemalloc.stop()
 
 
 def _depth(value: Any) -> int:

@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-site-isolation-trials",  # one process for a window in place of two
 ]
 
 expect.set_options(timeout=PATIENCE_MS)
