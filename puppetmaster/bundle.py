@@ -159,7 +159,13 @@ async def _serve(settings: Settings, store: TinyStore, times: Histogram, listeni
                 commit_times=times,
             )
             app = make_app(_site(settings, service, feeds, metrics, clock, parts))
-            http = HttpServer(app, listening, cert=settings.http_cert, key=settings.http_key)
+            http = HttpServer(
+                app,
+                listening,
+                cert=settings.http_cert,
+                key=settings.http_key,
+                proxies=settings.trusted_proxies,
+            )
             ending.push_async_callback(http.close)
             await http.start()
             if settings.insecure:

@@ -771,3 +771,14 @@ def test_a_certificate_that_does_not_fit_is_told(tmp_path: Path, certificate: tu
     assert done.returncode == 1
     assert str(cert) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("settings", "source"), [({}, "127.0.0.1"), ({"trusted_proxies": "127.0.0.1"}, "192.0.2.7")])
+def test_where_a_caller_is_from_is_believed_of_proxies_that_are_named(
+    tmp_path: Path, settings: dict[str, str], source: str
+) -> None:
+    with bundle_alone(tmp_path, None, **settings) as stand:
+        headers = {"X-Forwarded-For": "192.0.2.7"}
+        assert stand.http("post", "/jobs", json={}, headers=headers).status_code == 400
+        (line,) = (stand.data / "audit.jsonl").read_text().splitlines()
+        assert json.loads(line)["from"] == source

@@ -705,9 +705,11 @@ def test_every_fault_of_a_body_is_told_with_its_path(either: Stand) -> None:
     assert set(paths(answered)) == {
         "batch.0.method", "batch.0.resource", "batch.0.__request.destination.1", "timeot", "rate.perMinute"
     }  # fmt: skip
-    answered = refused(either, 400, "post", "/jobs", waiting(["a/b"] * 500))
+    answered = refused(either, 400, "post", "/jobs", waiting(["a/b"] * 50))
     assert len(answered["errors"]) == 20
     assert answered["message"].endswith("(and 19 more)")
+    answered = refused(either, 400, "post", "/jobs", waiting(["good"] * 500 + ["a/b"] * 500))
+    assert paths(answered) == ["destinations.500"], "of a long list the first fault is told"
     single = {"destination": "$SYS", "message": {"method": "get", "resource": "/" + "x" * 1023}, "name": "n"}
     assert set(paths(refused(either, 400, "post", "/requests", single))) == {"destination", "message.resource", "name"}
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -99,10 +99,19 @@ def check_certificate(cert: Path, key: Path) -> None:
 
 
 class HttpServer:
-    """Serves an application on a socket until it is closed."""
+    """Serves an application on a socket until it is closed.
+
+    :param proxies: the networks of reverse proxies whose word on the caller's address is taken.
+    """
 
     def __init__(
-        self, app: ASGIApp, listening: socket.socket, *, cert: Path | None = None, key: Path | None = None
+        self,
+        app: ASGIApp,
+        listening: socket.socket,
+        *,
+        cert: Path | None = None,
+        key: Path | None = None,
+        proxies: Sequence[str] = (),
     ) -> None:
         self._listening = listening
         self._scheme = "https" if cert else "http"
@@ -123,6 +132,9 @@ class HttpServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            # By itself uvicorn believes every program of this machine: each could be whom it likes in the audit log.
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
             timeout_graceful_shutdown=STOP_TIMEOUT + DROPPED_TIMEOUT,
             ssl_certfile=cert,
             ssl_keyfile=key,
