@@ -159,17 +159,13 @@ def test_equal_answers_are_counted_and_lead_to_their_requests(page: Page, mixed:
 
 
 def test_silence_is_a_group_of_its_own(page: Page, stand: Stand, fleet: Fleet) -> None:
-    made = stand.create_job(
-        {
-            "destinations": [*fleet.names[:3], *mute_names(1)],
-            "message": {"method": "get", "resource": "/system/firmware"},
-            "requestTimeout": 0.5,
-            "retry": {"limit": 0},
-        }
-    )
-    open_job(page, made)
-    silent = page.locator("li.answer[data-status=timeout] summary")
-    expect(silent).to_have_text(re.compile(r"1\s*did not answer in time\s*25 %"))
+    message = {"method": "get", "resource": "/system/firmware"}
+    there = {"destination": fleet.names[:3]}
+    silent = {"destination": mute_names(1), "timeout": 0.5}
+    batch = [{**message, "__request": to} for to in (there, silent)]
+    open_job(page, stand.create_job({"batch": batch, "retry": {"limit": 0}}))
+    group = page.locator("li.answer[data-status=timeout] summary")
+    expect(group).to_have_text(re.compile(r"1\s*did not answer in time\s*25 %"))
 
 
 # Steering
