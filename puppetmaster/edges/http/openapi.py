@@ -94,7 +94,8 @@ def describe(operation: Operation) -> Document:
     extra: Document = {}
     body = _BODIES.get(operation.name)
     if body is not None:
-        extra["requestBody"] = _body(*body)
+        make, required = body
+        extra["requestBody"] = _body(make(), required)
     if operation.method == "post":
         parameters.append(_key_parameter(operation))
     if parameters:
@@ -149,14 +150,13 @@ def _key_parameter(operation: Operation) -> Document:
     }
 
 
-def _body(make: Any, required: bool) -> Document:
-    schema, example = make()
+def _body(described: schemas.BodyDescription, required: bool) -> Document:
+    schema, example = described
     return {"required": required, "content": {JSON: {"schema": schema, "example": example}}}
 
 
 def _plain_body(model: Any) -> Document:
-    schema, example = schemas.body_of(model)
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "example": example}}}}
+    return {"requestBody": _body(schemas.body_of(model), True)}
 
 
 def _text(name: str, summary: str, tag: str, media_type: str, meaning: str, failures: tuple[int, ...]) -> Document:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from puppetmaster.edges.http import openapi
 from puppetmaster.edges.http.replies import reply_outcome, reply_tagged
@@ -21,32 +18,15 @@ from puppetmaster.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-METHOD_NOT_ALLOWED = 405
-
 
 def add_operations(app: FastAPI, service: Service) -> None:
     """Serve every operation under its resource."""
-    allowed: dict[str, list[str]] = {}
     for operation in OPERATIONS:
         path, method = path_of(operation), operation.method.upper()
         endpoint = _endpoint(service, operation)
         app.add_api_route(path, endpoint, methods=[method], response_model=None, **openapi.describe(operation))
-        allowed.setdefault(path, []).append(method)
         if not operation.is_write:
             app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
-            allowed[path].append("HEAD")
-    for path, methods in allowed.items():
-        app.router.routes.append(Route(path, _Others(methods)))
-
-
-class _Others:
-    """Refuses the methods that a resource does not know: of its own accord a route would name but its own one."""
-
-    def __init__(self, allowed: Iterable[str]) -> None:
-        self._headers = {"Allow": ", ".join(allowed)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise HTTPException(METHOD_NOT_ALLOWED, headers=self._headers)
 
 
 def path_of(operation: Operation) -> str:
