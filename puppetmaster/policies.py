@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
 LOCALHOST = "localhost"
@@ -119,3 +121,45 @@ class Retention:
     age: float = 30 * 86400.0
     jobs: int = 1000
     requests: int = 500_000
+
+
+class Connection(str, Enum):
+    """Whether a device is there; the value is the word on the wire."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    UNKNOWN = "unknown"
+    """It never said."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Offline(str, Enum):
+    """What becomes of a request whose device is away when its turn comes; the value is the word in a document."""
+
+    WAIT = "wait"
+    """It is sent when the device says that it is online."""
+    SKIP = "skip"
+    """It ends as canceled."""
+    FAIL = "fail"
+    """It ends as an error with code 503."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Destinations by what is known of them: a device is meant when all that is given here fits it."""
+
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each label the values of which it has to have one."""
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The same of what the device tells about itself (hostname, system, version and so on), compared as texts."""
+    connection: frozenset[Connection] | None = None
+    """None means that it does not matter."""
+    sample_percent: float | None = None
+    """A random choice of so many of those that fit, at least one of them."""
+    sample_count: int | None = None
+    """The same as a number of devices."""
