@@ -1,4 +1,4 @@
-"""The file of accounts, which several processes change: the bundle while it runs, and the command line.
+"""Files of accounts, which several processes change: the bundle while it runs, and the command line.
 
 Changes are made one at a time under a lock file. Each writes a temporary file, syncs it, renames it into place and
 syncs the folder, so that a reader finds the old content or the new one at any moment, and so does whoever comes
@@ -11,8 +11,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from puppetmaster.accounts.book import Book, decode, encode
 from puppetmaster.accounts.private_files import make_private, open_private
@@ -41,22 +42,60 @@ _Stamp = tuple[int, int, int]
 """What tells one content of the file from another without reading it: inode, time of change in ns, size."""
 
 
-class AccountFile:
-    """``<folder>/accounts.json``; for any thread."""
+_S = TypeVar("_S")
 
-    def __init__(self, folder: Path, files: FileSystem | None = None) -> None:
-        self.path = folder / FILE_NAME
-        self._lock_path = folder / LOCK_NAME
-        self._temporary = folder / f"{FILE_NAME}.tmp"
+
+class Content(Protocol):
+    """What such a file holds; two are equal when they hold the same."""
+
+    def copy(self: _S) -> _S:
+        """One that can be changed without changing this one."""
+        ...
+
+    def sweep(self, now: float) -> None:
+        """Drop what time has ended."""
+        ...
+
+
+C = TypeVar("C", bound=Content)
+
+
+class SharedFile(Generic[C]):
+    """A file that several processes change; for any thread.
+
+    :param lock_path: the file whose lock is held for a change.
+    :param empty: makes the content that no file stands for.
+    :param decode: reads a content; raises ValueError when it is damaged.
+    :param advice: what to do about a damaged one.
+    :param gone: what to do when the file is away that was there before.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lock_path: Path,
+        *,
+        empty: Callable[[], C],
+        decode: Callable[[bytes], C],
+        encode: Callable[[C], bytes],
+        advice: str,
+        gone: str,
+        files: FileSystem | None = None,
+    ) -> None:
+        self.path = path
+        self._lock_path = lock_path
+        self._temporary = path.with_name(f"{path.name}.tmp")
+        self._empty, self._decode, self._encode = empty, decode, encode
+        self._advice, self._gone = advice, gone
         self._files = files or FileSystem()
         self._changing = threading.Lock()
         # Replaced as a whole, so that threads need no lock to look at it.
-        self._known: tuple[_Stamp, Book] | None = None
+        self._known: tuple[_Stamp, C] | None = None
 
-    def read(self) -> Book:
-        """The book as it is on disk now; it is not to be changed. Costs one ``stat`` while the file stays the same.
+    def read(self) -> C:
+        """The content as it is on disk now; it is not to be changed. Costs one ``stat`` while the file stays the same.
 
-        No file means no accounts, unless there was one before.
+        No file means an empty one, unless there was one before.
 
         :raises StoreCorrupt: when the file is damaged, or went away.
         :raises FileUnavailable: when it can't be read.
@@ -66,8 +105,8 @@ class AccountFile:
             status = os.stat(self.path)
         except FileNotFoundError:
             if known is None:
-                return Book()
-            raise StoreCorrupt(self.path, 0, GONE) from None
+                return self._empty()
+            raise StoreCorrupt(self.path, 0, self._gone) from None
         except OSError as error:
             raise FileUnavailable(self.path, "read", _reason(error)) from error
         if known is None or known[0] != _stamp(status):
@@ -75,30 +114,30 @@ class AccountFile:
         return known[1]
 
     @contextlib.contextmanager
-    def changing(self, now: float) -> Iterator[Book]:
-        """Give a book to change; what it is at the end is on disk when this returns. An error changes nothing.
+    def changing(self, now: float) -> Iterator[C]:
+        """Give the content to change; what it is at the end is on disk when this returns. An error changes nothing.
 
         :raises StoreCorrupt: as :meth:`read`.
         :raises FileUnavailable: when it can't be written, or another process keeps the lock.
         """
         with self._locked():
             before = self.read()
-            book = before.copy()
-            book.sweep(now)
-            yield book
-            if book != before:
-                self._save(book)
+            content = before.copy()
+            content.sweep(now)
+            yield content
+            if content != before:
+                self._save(content)
 
-    def _load(self) -> tuple[_Stamp, Book]:
+    def _load(self) -> tuple[_Stamp, C]:
         try:
             with self.path.open("rb") as file:
                 # Before the content: what changes while it is read has another stamp, and is read again.
                 stamp = _stamp(os.fstat(file.fileno()))
-                return stamp, decode(file.read())
+                return stamp, self._decode(file.read())
         except OSError as error:
             raise FileUnavailable(self.path, "read", _reason(error)) from error
         except ValueError as error:
-            raise StoreCorrupt(self.path, getattr(error, "pos", 0), f"{error}; {ADVICE}") from error
+            raise StoreCorrupt(self.path, getattr(error, "pos", 0), f"{error}; {self._advice}") from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -125,9 +164,9 @@ class AccountFile:
                     raise FileUnavailable(self.path, "change", "another process is at it all the time") from error
             time.sleep(_POLL)
 
-    def _save(self, book: Book) -> None:
+    def _save(self, content: C) -> None:
         try:
-            self._known = self._replace(encode(book)), book
+            self._known = self._replace(self._encode(content)), content
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._files.remove(self._temporary)
@@ -158,6 +197,22 @@ class AccountFile:
             status = os.fstat(descriptor)
             date = max(status.st_mtime_ns, self._known[0][1] + 1)
             os.utime(descriptor, ns=(status.st_atime_ns, date))
+
+
+class AccountFile(SharedFile[Book]):
+    """``<folder>/accounts.json``."""
+
+    def __init__(self, folder: Path, files: FileSystem | None = None) -> None:
+        super().__init__(
+            folder / FILE_NAME,
+            folder / LOCK_NAME,
+            empty=Book,
+            decode=decode,
+            encode=encode,
+            advice=ADVICE,
+            gone=GONE,
+            files=files,
+        )
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

@@ -32,14 +32,14 @@ MAX_WAITING = 16
 BUSY_SECONDS = 1.0
 
 
-def password_fault(password: str) -> str | None:
-    """Why this can't be a password, or none when it can."""
+def password_fault(password: str, shortest: int = MIN_CHARACTERS) -> str | None:
+    """Why this can't be a password, or none when it can; ``shortest`` is the number of characters it needs."""
     if len(password) > MAX_BYTES or len(password.encode("utf-8", "replace")) > MAX_BYTES:
         return f"a password has at most {MAX_BYTES} bytes"
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in password):
         return "a password has no control characters: nobody could type it again"
-    if len(_normal(password)) < MIN_CHARACTERS:
-        return f"a password has at least {MIN_CHARACTERS} characters"
+    if len(_normal(password)) < shortest:
+        return f"a password has at least {shortest} character{'s' if shortest > 1 else ''}"
     return None
 
 
@@ -52,10 +52,13 @@ class Passwords:
     """Makes and checks hashes, a few at once. For any thread but the loop's: a hash takes a tenth of a second.
 
     It is computed without the interpreter's lock, so the loop goes on meanwhile.
+
+    :param shortest: the number of characters that a password needs.
     """
 
-    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+    def __init__(self, hasher: PasswordHasher | None = None, *, shortest: int = MIN_CHARACTERS) -> None:
         self._hasher = hasher or PasswordHasher()
+        self._shortest = shortest
         self._decoy = _decoy(self._hasher)
         self._slots = threading.BoundedSemaphore(SLOTS)
         self._places = threading.BoundedSemaphore(SLOTS + MAX_WAITING)
@@ -86,7 +89,7 @@ class Passwords:
 
         :raises ValueError: when this is no hash.
         """
-        fault = password_fault(password)
+        fault = password_fault(password, self._shortest)
         try:
             # A password that can't be one is not worth its hash, but the time must not tell.
             self._hasher.verify(hashed or self._decoy, "" if fault else _normal(password))

@@ -38,13 +38,31 @@ async def read_document(request: Request, limit: int = MAX_BODY_BYTES) -> Any:
     :raises TooSlow: when it does not come in time.
     :raises InvalidDocument: when it is no JSON.
     """
+    return await _parse(request, await read_body(request, limit))
+
+
+async def read_value(request: Request, limit: int = MAX_BODY_BYTES) -> Any:
+    """The JSON in the body, which has to be there: ``null`` is a value like others.
+
+    :raises TooLarge: and others as :func:`read_document`.
+    :raises InvalidDocument: when it is no JSON.
+    """
+    body = await read_body(request, limit)
+    if not body.strip():
+        raise InvalidDocument([Fault("", "the body is empty, and has to be JSON")])
+    return await _parse(request, body)
+
+
+async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The body as it came.
+
+    :raises TooLarge: when it is larger than ``limit`` bytes; no more than these are kept of it.
+    :raises TooSlow: when it does not come in time.
+    """
     try:
-        body = await asyncio.wait_for(_read_body(request, limit), BODY_TIMEOUT)
+        return await asyncio.wait_for(_read_body(request, limit), BODY_TIMEOUT)
     except asyncio.TimeoutError:
         raise TooSlow(f"the body did not come within {BODY_TIMEOUT:g} s") from None
-    if len(body) <= THREAD_BYTES:
-        return bodies.read(body)
-    return await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, bodies.read, body)
 
 
 def make_parsers() -> ThreadPoolExecutor:
@@ -81,6 +99,12 @@ def _key_of(header: str) -> str:
         header = header.encode("latin-1").decode()
     # The draft of the standard has it as a quoted string; most clients send it bare.
     return header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
+
+
+async def _parse(request: Request, body: bytes) -> Any:
+    if len(body) <= THREAD_BYTES:
+        return bodies.read(body)
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, bodies.read, body)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
