@@ -11,21 +11,21 @@ overlooked could be the one that keeps the door shut.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from puppetmaster.accounts import tokens
 from puppetmaster.accounts.roles import Role
+from puppetmaster.accounts.rows import Row, number, rows, table, text
+from puppetmaster.accounts.tokens import TOKENS, Grants
 
-ACCOUNTS, TOKENS = "accounts", "tokens"
+ACCOUNTS = "accounts"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 """The name of an account; capitals become small letters before."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +46,12 @@ class Holder:
     hashed: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What a token gives: to be somebody, until then."""
-
-    name: str
-    expires_at: float
-
-
 @dataclass(slots=True)
 class Book:
     """All accounts by name, in the order in which they were made, and all tokens by their digest."""
 
     holders: dict[str, Holder] = field(default_factory=dict)
-    grants: dict[str, Grant] = field(default_factory=dict)
+    grants: Grants = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
     def copy(self) -> Book:
@@ -68,16 +60,12 @@ class Book:
 
     def sweep(self, now: float) -> None:
         """Drop the tokens that have ended, and those of accounts that somebody removed by hand."""
-        self.grants = {
-            digest: grant
-            for digest, grant in self.grants.items()
-            if grant.expires_at > now and grant.name in self.holders
-        }
+        self.grants = tokens.living(self.grants, self.holders, now)
 
     def end_tokens(self, name: str) -> int:
         """Drop the tokens of an account; returns how many there were."""
         before = len(self.grants)
-        self.grants = {digest: grant for digest, grant in self.grants.items() if grant.name != name}
+        self.grants = tokens.others(self.grants, name)
         return before - len(self.grants)
 
     def is_last_admin(self, name: str) -> bool:
@@ -96,18 +84,10 @@ def encode(book: Book) -> bytes:
         }
         for holder in book.holders.values()
     ]
-    tokens = [
-        {"digest": digest, "account": grant.name, "expiresAt": grant.expires_at}
-        for digest, grant in book.grants.items()
-    ]
     return orjson.dumps(
-        {**book.others, ACCOUNTS: _table(accounts), TOKENS: _table(tokens)},
+        {**book.others, ACCOUNTS: table(accounts), TOKENS: table(tokens.to_rows(book.grants))},
         option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
     )
-
-
-def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {str(number): row for number, row in enumerate(rows, 1)}
 
 
 def decode(content: bytes) -> Book:
@@ -119,56 +99,24 @@ def decode(content: bytes) -> Book:
     if not isinstance(document, dict):
         raise ValueError("it holds no tables")
     book = Book(others={name: table for name, table in document.items() if name not in (ACCOUNTS, TOKENS)})
-    for place, row in _rows(document, ACCOUNTS):
+    for place, row in rows(document, ACCOUNTS):
         holder = _holder(place, row)
         if holder.account.name in book.holders:
             raise ValueError(f"{place}: the name is there twice")
         book.holders[holder.account.name] = holder
-    for place, row in _rows(document, TOKENS):
-        digest, grant = _grant(place, row)
+    for place, row in rows(document, TOKENS):
+        digest, grant = tokens.from_row(place, row)
         book.grants[digest] = grant
     return book
 
 
-def _rows(document: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
-    table = document.get(name)
-    if not isinstance(table, dict):
-        raise ValueError(f"it has no table {name!r}")
-    rows = [(f"{name}.{key:.20}", row) for key, row in table.items()]
-    for place, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{place} is no document")
-    return rows
-
-
-def _holder(place: str, row: dict[str, Any]) -> Holder:
-    name, hashed = _text(place, row, "name"), _text(place, row, "password")
+def _holder(place: str, row: Row) -> Holder:
+    name, hashed = text(place, row, "name"), text(place, row, "password")
     if not NAME.fullmatch(name):
         raise ValueError(f"{place}.name is none that an account can have")
     try:
         role = Role(row.get("role"))
     except ValueError:
         raise ValueError(f"{place}.role is none of {', '.join(role.value for role in Role)}") from None
-    account = Account(name=name, role=role, changed=_number(place, row, "changed"))
+    account = Account(name=name, role=role, changed=number(place, row, "changed"))
     return Holder(account=account, hashed=hashed)
-
-
-def _grant(place: str, row: dict[str, Any]) -> tuple[str, Grant]:
-    digest = _text(place, row, "digest")
-    if not _DIGEST.fullmatch(digest):
-        raise ValueError(f"{place}.digest is no sha256")
-    return digest, Grant(name=_text(place, row, "account"), expires_at=_number(place, row, "expiresAt"))
-
-
-def _text(place: str, row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"{place}.{name} is no text")
-    return value
-
-
-def _number(place: str, row: dict[str, Any], name: str) -> float:
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{place}.{name} is no number")
-    return float(value)

@@ -7,20 +7,20 @@ A new role counts at once for the tokens that are there, because a token only sa
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from puppetmaster.accounts.book import NAME, Account, Book, Grant, Holder
+from puppetmaster.accounts import tokens
+from puppetmaster.accounts.book import NAME, Account, Book, Holder
 from puppetmaster.accounts.file import ADVICE, AccountFile
 from puppetmaster.accounts.passwords import Passwords, password_fault
 from puppetmaster.accounts.roles import Role
 from puppetmaster.accounts.throttle import Throttle
+from puppetmaster.accounts.tokens import MAX_TOKENS, digest
 from puppetmaster.errors import (
     AccountExists,
     AccountNotFound,
@@ -33,17 +33,12 @@ from puppetmaster.errors import (
 )
 from puppetmaster.store.files import FileSystem
 
-__all__ = ["Account", "Accounts", "Issued", "Role"]
+__all__ = ["MAX_TOKENS", "Account", "Accounts", "Issued", "Role"]
 
 logger = logging.getLogger(__name__)
 
 TOKEN_PREFIX = "pm_"
 """By which people and secret scanners recognise a token of ours."""
-
-MAX_TOKENS = 1000
-"""Of one account, some 200 KB in the file; a further one takes the place of the one that would end first."""
-
-MAX_LIFETIME = 100 * 366 * 86400.0
 
 LONGEST_WAIT_OF_NAME = 60.0
 """Seconds. Short, for it also keeps out the one whose name somebody else is trying passwords on."""
@@ -208,16 +203,16 @@ class Accounts:
     def authenticate(self, token: str, now: float) -> Account | None:
         """Whose token this is, or none when it is nobody's or has ended. Quick."""
         book = self._file.read()
-        grant = book.grants.get(_digest(token))
+        grant = book.grants.get(digest(token))
         holder = book.holders.get(grant.name) if grant and grant.expires_at > now else None
         return holder.account if holder else None
 
     def logout(self, token: str) -> None:
         """End a token; nothing happens when it is nobody's."""
-        digest = _digest(token)
-        if digest in self._file.read().grants:
+        known = digest(token)
+        if known in self._file.read().grants:
             with self._file.changing(self._now()) as book:
-                book.grants.pop(digest, None)
+                book.grants.pop(known, None)
 
     def logout_all(self, name: str) -> int:
         """End all tokens of an account, and return how many there were. Raises AccountNotFound."""
@@ -299,15 +294,7 @@ def _check_admin_left(book: Book, name: str, force: bool) -> None:
 
 
 def _issue(book: Book, account: Account, lifetime: float, now: float) -> Issued:
-    if not 0 < lifetime <= MAX_LIFETIME:
-        raise ValueError(f"a token can't be good for {lifetime} s")
-    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    own = [digest for digest, grant in book.grants.items() if grant.name == account.name]
-    if len(own) >= MAX_TOKENS:
-        del book.grants[min(own, key=lambda digest: book.grants[digest].expires_at)]
-    grant = book.grants[_digest(token)] = Grant(name=account.name, expires_at=now + lifetime)
+    token, grant = tokens.grant(
+        book.grants, account.name, prefix=TOKEN_PREFIX, lifetime=lifetime, now=now, most=MAX_TOKENS
+    )
     return Issued(token=token, expires_at=grant.expires_at, account=account)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
