@@ -28,6 +28,11 @@ MAX_CHUNK_BYTES = 32 * 1024
 MAX_PAYLOAD_BYTES = 4 * MAX_CHUNK_BYTES
 """The longest JSON of a chunk: base64, or a text of escaped characters, and what is around it."""
 
+MANY = 1024
+"""So many characters for which JSON has six bytes may be in a text, and an eighth of it more."""
+
+_CONTROL = bytes(code for code in range(32) if code not in b"\t\n\r")
+
 MAX_NUMBER = 2**53
 """Whole numbers up to this are safe in JSON."""
 
@@ -80,11 +85,22 @@ def to_document(chunk: Chunk) -> dict[str, Any]:
     elif chunk.stream is Stream.END:
         document["code"] = chunk.code
     else:
-        try:
-            document["text"] = chunk.data.decode("utf-8")
-        except UnicodeDecodeError:
+        text = _text(chunk.data)
+        if text is None:
             document["base64"] = base64.b64encode(chunk.data).decode("ascii")
+        else:
+            document["text"] = text
     return document
+
+
+def _text(data: bytes) -> str | None:
+    """Data as the text that it is, unless it is none, or mostly of characters that JSON has six bytes for."""
+    if len(data) - len(data.translate(None, _CONTROL)) > MANY + len(data) // 8:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def encode(chunk: Chunk) -> bytes:
