@@ -1,0 +1,118 @@
+"""How this machine is: what an agent tells often, what it tells seldom, and its facts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+
+from puppetmaster.version import __version__
+
+logger = logging.getLogger(__name__)
+
+SELDOM = 3600.0
+"""Seconds between two looks at what hardly changes."""
+
+JITTER = 0.1
+"""The share by which a pause is shortened or lengthened at random: agents that started together drift apart."""
+
+Tell = Callable[[dict[str, Any]], None]
+"""Gets a message of telemetry."""
+
+
+def facts(extra: Mapping[str, str]) -> dict[str, str]:
+    """What is true of this machine until it is installed anew; ``extra`` is what its owner says of it."""
+    system = platform.uname()
+    return {
+        "hostname": socket.gethostname(),
+        "system": system.system,
+        "release": system.release,
+        "architecture": system.machine,
+        "python": platform.python_version(),
+        "version": __version__,
+        **extra,
+    }
+
+
+def frequent() -> dict[str, Any]:
+    """What changes all the time: load over 1, 5 and 15 minutes, and processor and memory in percent.
+
+    The processor's share is that since the last call, for the first one since this module was imported.
+    """
+    return {
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "cpu": psutil.cpu_percent(),
+        "memory": psutil.virtual_memory().percent,
+    }
+
+
+def seldom() -> dict[str, Any]:
+    """What hardly changes: the machine, its memory and its disk."""
+    system = platform.uname()
+    return {
+        "architecture": system.machine,
+        "system": system.system,
+        "release": system.release,
+        "hostname": system.node,
+        "cores": psutil.cpu_count() or 1,
+        "memoryBytes": psutil.virtual_memory().total,
+        "disk": psutil.disk_usage("/").percent,
+        "diskBytes": psutil.disk_usage("/").total,
+        "bootTime": round(psutil.boot_time()),
+    }
+
+
+class Telemetry:
+    """Tells how this machine is, again and again.
+
+    :param period: seconds between two messages.
+    """
+
+    def __init__(self, period: float, tell: Tell) -> None:
+        self._period = period
+        self._tell = tell
+        self._seldom_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._failed = False
+
+    def start(self) -> None:
+        """Begin, at a random moment of the first period."""
+        self._task = asyncio.create_task(self._run(), name="telemetry")
+
+    async def close(self) -> None:
+        """Tell no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def again(self) -> None:
+        """Tell what is told seldom with the next message: a broker has come that may not know it."""
+        self._seldom_at = 0.0
+
+    async def _run(self) -> None:
+        await asyncio.sleep(random.random() * self._period)
+        while True:
+            self._look()
+            await asyncio.sleep(self._period * random.uniform(1 - JITTER, 1 + JITTER))
+
+    def _look(self) -> None:
+        try:
+            message = {"frequent": frequent()}
+            if time.monotonic() >= self._seldom_at:
+                message["seldom"] = seldom()
+                self._seldom_at = time.monotonic() + SELDOM
+        except (OSError, psutil.Error, ValueError, RuntimeError) as error:
+            if not self._failed:  # a /proc that can't be read stays so
+                logger.warning("how this machine is can't be told: %s", error)
+            self._failed = True
+            return
+        self._failed = False
+        self._tell(message)
