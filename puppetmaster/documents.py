@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from puppetmaster.models import Job, Limits, Message, Request
-from puppetmaster.policies import AbortThreshold, Rate, RetryPolicy
+from puppetmaster.policies import AbortThreshold, Connection, Offline, Rate, RetryPolicy, Targets
 from puppetmaster.states import JobStatus, RequestStatus
 
 Document = dict[str, Any]
@@ -26,7 +26,7 @@ META_ID = 1
 
 def job_to_document(job: Job) -> Document:
     """A job as it is stored, but for its messages."""
-    return {
+    document: Document = {
         "name": job.name,
         "labels": list(job.labels),
         "key": job.key,
@@ -43,12 +43,18 @@ def job_to_document(job: Job) -> Document:
         "counts": {status.value: count for status, count in job.counts.items()},
         "progressSum": job.progress_sum,
     }
+    if job.targets is not None:
+        document["targets"] = targets_to_document(job.targets)
+        document["isPlanned"] = job.plan is not None
+    return document
 
 
 def messages_to_document(job: Job) -> Document:
-    """The messages of a job as they are stored."""
+    """The messages of a job as they are stored, and its batch while its requests are not made."""
     # Spelled out: asdict copies what it is given down to its leaves, and a job may have 100,000 of them.
+    plan = {} if job.plan is None else {"plan": [[number, list(named)] for number, named in job.plan]}
     return {
+        **plan,
         "messages": [
             {"method": message.method, "resource": message.resource, "data": message.data, "timeout": message.timeout}
             for message in job.messages
@@ -64,6 +70,8 @@ def job_from_document(job_id: int, document: Mapping[str, Any], messages: Mappin
         labels=tuple(document["labels"]),
         key=document["key"],
         fingerprint=document["fingerprint"],
+        targets=targets_from_document(document["targets"]) if document.get("targets") else None,
+        plan=[(number, named) for number, named in messages["plan"]] if document.get("isPlanned") else None,
         messages=tuple(Message(**message) for message in messages["messages"]),
         limits=limits_from_document(document["limits"]),
         first_request=document["firstRequest"],
@@ -83,6 +91,7 @@ def limits_to_document(limits: Limits) -> Document:
     """The limits of a job as they are stored."""
     document = asdict(limits)
     document["retry"]["on"] = sorted(limits.retry.on, key=str)
+    document["offline"] = limits.offline and limits.offline.value
     return document
 
 
@@ -93,9 +102,38 @@ def limits_from_document(document: Mapping[str, Any]) -> Limits:
         timeout=document["timeout"],
         concurrency=document["concurrency"],
         priority=document["priority"],
+        offline=Offline(document["offline"]) if document.get("offline") else None,
         retry=RetryPolicy(**{**retry, "on": frozenset(retry["on"])}),
         rate=Rate(**rate) if rate else None,
         abort=AbortThreshold(**abort) if abort else None,
+    )
+
+
+def targets_to_document(targets: Targets) -> Document:
+    """Targets as they are stored, and as callers write them: what was not given is left out."""
+    document: Document = {}
+    if targets.labels:
+        document["labels"] = {name: list(values) for name, values in targets.labels.items()}
+    if targets.facts:
+        document["facts"] = {name: list(values) for name, values in targets.facts.items()}
+    if targets.connection is not None:
+        document["connection"] = sorted(connection.value for connection in targets.connection)
+    if targets.sample_percent is not None:
+        document["sample"] = f"{targets.sample_percent:g}%"
+    if targets.sample_count is not None:
+        document["sample"] = targets.sample_count
+    return document
+
+
+def targets_from_document(document: Mapping[str, Any]) -> Targets:
+    """Targets as they were stored."""
+    connection, sample = document.get("connection"), document.get("sample")
+    return Targets(
+        labels={name: tuple(values) for name, values in document.get("labels", {}).items()},
+        facts={name: tuple(values) for name, values in document.get("facts", {}).items()},
+        connection=None if connection is None else frozenset(map(Connection, connection)),
+        sample_percent=float(sample[:-1]) if isinstance(sample, str) else None,
+        sample_count=sample if isinstance(sample, int) else None,
     )
 
 

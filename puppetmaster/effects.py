@@ -42,8 +42,10 @@ class Effects:
     """Jobs to remove with all their requests."""
     sends: list[tuple[Request, int]] = field(default_factory=list)
     """Requests to publish, each with the attempt that this is: no longer wanted when the request has moved on."""
+    aborts: list[Request] = field(default_factory=list)
+    """Requests that were out and have been called off: whoever works on them may stop."""
     changes: dict[int, tuple[Change, Job]] = field(default_factory=dict)
     """Jobs to tell of, by id."""
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.requests or self.removed or self.sends or self.changes)
+        return bool(self.jobs or self.requests or self.removed or self.sends or self.aborts or self.changes)

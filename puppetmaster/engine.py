@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
+from puppetmaster.directory import Directory, EmptyDirectory
 from puppetmaster.effects import Change, Effects, Verdict
-from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound
+from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound, TooLarge
 from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Request
-from puppetmaster.policies import TIMEOUT, Retention
+from puppetmaster.policies import TIMEOUT, Offline, Retention, Targets
 from puppetmaster.states import (
     JOB_TRANSITIONS,
     REQUEST_FINAL,
@@ -40,6 +42,15 @@ _WITH_ITS_JOB = {
 IN_FLIGHT = "was used"
 """What a Sanji controller's 403 says when it still works on a request with the same id (``'id' was used``)."""
 
+_ABORTING = frozenset({RequestEvent.CANCEL, RequestEvent.EXPIRE})
+"""The endings that whoever works on a request does not know of."""
+
+OFFLINE_CODE = 503
+"""The code of a request that failed because its device is away."""
+
+RETURNING_PER_SECOND = 50.0
+"""Devices that get what waited for them, of those that come back: a site whose uplink is mended comes back as one."""
+
 ASK_AGAIN = 1.0
 """Seconds until a request that is in flight already is asked for again."""
 
@@ -48,11 +59,19 @@ class Engine:
     """All jobs, their unfinished requests, and the rules that move them.
 
     :param window: how many requests may be out at once, over all jobs.
-    :param random: draws the jitter of retries.
+    :param random: draws the jitter of retries, and samples.
+    :param directory: knows the destinations.
+    :param max_requests: how many requests a job may have.
     """
 
     def __init__(
-        self, *, window: int = 500, retention: Retention | None = None, random: Random | None = None
+        self,
+        *,
+        window: int = 500,
+        retention: Retention | None = None,
+        random: Random | None = None,
+        directory: Directory | None = None,
+        max_requests: int = 100_000,
     ) -> None:
         self.jobs: dict[int, Job] = {}
         """Every job that is kept, oldest first; only :meth:`submit`, :meth:`remove` and :meth:`restore` change it."""
@@ -67,10 +86,19 @@ class Engine:
         self._random = random or Random()
         self._link_up = True
         self._effects = Effects()
-        self._job_ids: list[int] = []
-        """The ids of all jobs, in their order."""
+        self._first_requests: list[int] = []
+        """The id of the first request of every job that has any, in their order ..."""
+        self._job_of_first: dict[int, Job] = {}
+        """... and whose it is."""
         self._keys: dict[str, int] = {}
-        self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id))
+        self._directory = directory or EmptyDirectory()
+        self._max_requests = max_requests
+        self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id), self._directory)
+        self._absent: dict[str, list[Request]] = {}
+        """What waits for its device to come online, by destination."""
+        self._returning: dict[str, None] = {}
+        """Destinations that came online and have not got what waited for them, the first of them first."""
+        self._next_return_at = 0.0
         self._timers: list[tuple[float, int, Callable[[int, float], None], int]] = []
         self._timer_count = 0
         self._in_doubt: list[Request] = []
@@ -125,19 +153,39 @@ class Engine:
             raise KeyConflict(key, job_id)
         return job
 
+    def resolve(self, spec: JobSpec, now: float) -> JobSpec:
+        """The same job with the destinations that its targets mean now; one that starts later is left as it is.
+
+        :raises Conflict: when it would have no request at all.
+        :raises TooLarge: when it would have too many.
+        """
+        if spec.targets is None or (spec.start_at is not None and spec.start_at > now):
+            return spec
+        resolved = replace(spec, batch=self._resolved(spec.targets, spec.batch))
+        if not resolved.total:
+            raise Conflict("no device that is known fits the targets; GET /devices lists them")
+        if resolved.total > self._max_requests:
+            raise TooLarge(_too_many(resolved.total, self._max_requests))
+        return resolved
+
+    def is_offline(self, destination: str) -> bool:
+        """Whether a destination is known to be away."""
+        return self._directory.is_offline(destination)
+
     # Inputs: callers
 
     def submit(self, spec: JobSpec, now: float) -> tuple[Job, bool]:
         """Make a job and its requests; the second value is false when the ``key`` names a job that exists already.
+
+        Its targets have been looked up (:meth:`resolve`), or will be when the job starts.
 
         :raises KeyConflict: when that job was made from another body.
         """
         existing = self.job_of_key(spec.key, spec.fingerprint)
         if existing is not None:
             return existing, False
-        job = self._expand(spec, now)
+        job = self._make(spec, now)
         self.jobs[job.id] = job
-        self._job_ids.append(job.id)
         if job.key is not None:
             self._keys[job.key] = job.id
         self._effects.jobs[job.id] = job
@@ -200,6 +248,8 @@ class Engine:
         before, job.limits = job.limits, limits
         if limits.priority != before.priority:
             self._window.reorder()
+        if limits.offline != before.offline:
+            self._end_waiting(job)
         self._watch_deadline(job)
         self._window.wake(job)
         self._changed(job)
@@ -212,7 +262,9 @@ class Engine:
         if not job.is_final:
             self.cancel(job_id, now)
         del self.jobs[job.id]
-        del self._job_ids[bisect_left(self._job_ids, job.id)]
+        if job.total_count:
+            del self._first_requests[bisect_left(self._first_requests, job.first_request)]
+            del self._job_of_first[job.first_request]
         if job.key is not None:
             self._keys.pop(job.key, None)
         self._effects.jobs.pop(job.id, None)
@@ -278,11 +330,18 @@ class Engine:
 
     def refuse_answer(self, destination: str, request_id: int, reason: str, now: float) -> Verdict:
         """An answer that is too large to be read ends its request with code 413, if that is still out."""
-        request = self._window.busy.get(destination)
-        if request is None or request.id != request_id:
+        request = self._window.out.get(request_id)
+        if request is None or request.destination != destination:
             return Verdict.LATE if self._job_of(request_id) else Verdict.UNKNOWN
         self._fail(request, now, 413, {"message": reason}, reason)
         return Verdict.APPLIED
+
+    def online(self, destination: str, now: float) -> None:
+        """A device came online: it gets what waited for it, when those have that came before it."""
+        if destination in self._absent and destination not in self._returning:
+            self._returning[destination] = None
+            if len(self._returning) == 1:
+                self._at(max(now, self._next_return_at), self._return, 0)
 
     def link(self, up: bool) -> None:
         """Tell whether the broker can be reached; nothing is sent while it can't."""
@@ -312,8 +371,14 @@ class Engine:
                 self._time_out(overdue, now)
         if self._link_up and self._in_doubt:
             self.resend(self._in_doubt.__contains__)
-        while self._link_up and (request := self._window.next_request(now)) is not None:
-            self._send(request, now)
+        while self._link_up:
+            request = self._window.next_request(now)
+            if request is not None:
+                self._send(request, now)
+            elif self._window.absent:
+                self._decide_on_absent(now)
+            else:
+                break
 
     def retire(self, now: float) -> list[Job]:
         """Remove the finished jobs that are too old or too many; returns them."""
@@ -329,12 +394,13 @@ class Engine:
         """
         for job in sorted(jobs, key=lambda job: job.id):
             self.jobs[job.id] = job
-            self._job_ids.append(job.id)
             if job.key is not None:
                 self._keys[job.key] = job.id
             if not job.is_final:
                 job.counts = dict.fromkeys(RequestStatus, 0)
                 job.progress_sum = 0
+        for job in sorted(self.jobs.values(), key=lambda job: job.first_request):
+            self._register(job)
         for request in sorted(requests, key=lambda request: request.id):
             self.requests[request.id] = request
             request.job.counts[request.status] += 1
@@ -362,7 +428,7 @@ class Engine:
             self._start(job, now, "started")
         self._watch_deadline(job)
         self._window.wake(job)
-        if job.done_count == job.total_count:
+        if job.plan is None and job.done_count == job.total_count and not job.is_final:
             self._finish(job, now)
 
     def _restore_head(self, request: Request, now: float) -> None:
@@ -379,12 +445,12 @@ class Engine:
 
     # Jobs
 
-    def _expand(self, spec: JobSpec, now: float) -> Job:
+    def _make(self, spec: JobSpec, now: float) -> Job:
         job = Job(
             id=self.next_id,
             messages=spec.messages,
-            first_request=self.next_id + 1,
-            total_count=spec.total,
+            first_request=0,
+            total_count=0,
             created_at=now,
             limits=spec.limits,
             start_at=spec.start_at,
@@ -392,28 +458,73 @@ class Engine:
             labels=spec.labels,
             key=spec.key,
             fingerprint=spec.fingerprint,
+            targets=spec.targets,
         )
         self.next_id += 1
+        if spec.targets is not None and spec.start_at is not None and spec.start_at > now:
+            job.plan = spec.batch
+        else:
+            self._expand(job, spec.batch)
+        return job
+
+    def _expand(self, job: Job, batch: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """Make the requests of a job."""
+        job.first_request = self.next_id
         own = []
-        for number, destinations in spec.batch:
+        for number, destinations in batch:
             for destination in destinations:
                 own.append(Request(id=self.next_id, job=job, message_number=number, destination=destination))
                 self.next_id += 1
+        job.total_count = len(own)
+        self._register(job)
         for request in own:
             self.requests[request.id] = self._effects.requests[request.id] = request
         for request in _link(own):
             request.is_head = True
             job.ready.append(request)
         job.counts[RequestStatus.CREATED] = job.total_count
-        return job
+
+    def _register(self, job: Job) -> None:
+        if job.total_count:
+            self._first_requests.append(job.first_request)  # ids only grow
+            self._job_of_first[job.first_request] = job
+
+    def _resolved(
+        self, targets: Targets, batch: Sequence[tuple[int, Sequence[str]]]
+    ) -> Sequence[tuple[int, Sequence[str]]]:
+        """A batch in which every message goes to the targets too, once to each."""
+        found = self._directory.find(targets, self._random.random())
+        resolved = []
+        for number, named in batch:
+            known = set(named)
+            resolved.append((number, [*named, *(name for name in found if name not in known)]))
+        return resolved
 
     def _start(self, job: Job, now: float, reason: str) -> None:
         self._move_job(job, JobEvent.START, reason)
         if job.started_at is None:
             job.started_at = now
         job.next_send_at = max(job.next_send_at, now)
+        if job.plan is not None and job.targets is not None:
+            self._find_targets(job, job.targets, job.plan, now)
+            if job.is_final:
+                return
         self._watch_deadline(job)
         self._window.wake(job)
+
+    def _find_targets(
+        self, job: Job, targets: Targets, plan: Sequence[tuple[int, Sequence[str]]], now: float
+    ) -> None:
+        """Look up where a job goes whose time has come, and make its requests."""
+        batch, job.plan = self._resolved(targets, plan), None
+        total = sum(len(destinations) for _, destinations in batch)
+        if total > self._max_requests:
+            self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, _too_many(total, self._max_requests), now)
+            return
+        self._expand(job, batch)
+        if not total:
+            self._move_job(job, JobEvent.FINISH, "no device that is known fits its targets")
+            self._close(job, now)
 
     def _start_time(self, job_id: int, now: float) -> None:
         job = self.jobs.get(job_id)
@@ -468,7 +579,9 @@ class Engine:
         self._window.withdraw(job)
         # From here on its requests are read from the store.
         for request_id in job.request_ids:
-            self.requests.pop(request_id, None)
+            request = self.requests.pop(request_id, None)
+            if self._absent and request is not None:
+                self._forget_absent(request)
 
     def _over_retention(self, now: float) -> Iterator[Job]:
         finished = sorted((job for job in self.jobs.values() if job.is_final), key=_finished_at)
@@ -483,9 +596,8 @@ class Engine:
 
     def _job_of(self, request_id: int) -> Job | None:
         """The job that a request belongs to; only asked for requests that are no longer held."""
-        # A job's requests follow its own id: it is the last job before it.
-        place = bisect_right(self._job_ids, request_id)
-        job = self.jobs[self._job_ids[place - 1]] if place else None
+        place = bisect_right(self._first_requests, request_id)
+        job = self._job_of_first[self._first_requests[place - 1]] if place else None
         return job if job is not None and request_id in job.request_ids else None
 
     # Requests
@@ -565,8 +677,10 @@ class Engine:
         job = request.job
         self._move(request, event, reason)
         self.ended_counts[request.status] += 1
+        if request.is_out and event in _ABORTING:
+            self._effects.aborts.append(request)
         self._window.leave(request)
-        if code is not None and request.sent_at is None:
+        if code is not None and request.sent_at is None and request.attempt:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
         self._set_progress(request, 100)
         request.code, request.result, request.finished_at = code, result, now
@@ -611,6 +725,53 @@ class Engine:
             return
         self._end(request, RequestEvent.EXPIRE, now, reason=reason)
 
+    # Devices that are away
+
+    def _decide_on_absent(self, now: float) -> None:
+        absent, self._window.absent = self._window.absent, []
+        for request in absent:
+            offline = request.job.limits.offline
+            if request.is_final:
+                continue  # one before it ended their job
+            if offline is Offline.SKIP:
+                self._end(request, RequestEvent.CANCEL, now, reason="its device is offline")
+            elif offline is Offline.FAIL:
+                self._fail(request, now, OFFLINE_CODE, {"message": "the device is offline"}, "its device is offline")
+            else:
+                self._absent.setdefault(request.destination, []).append(request)
+                request.reason = "waits for its device to come online"
+                self._effects.requests[request.id] = request
+
+    def _return(self, _: int, now: float) -> None:
+        """Give a device that came back what waited for it, and the next one its time."""
+        destination = next(iter(self._returning))
+        del self._returning[destination]
+        for request in self._absent.pop(destination, ()):
+            self._stop_waiting(request)
+        self._next_return_at = max(self._next_return_at, now - 1.0) + 1.0 / RETURNING_PER_SECOND
+        if self._returning:
+            self._at(self._next_return_at, self._return, 0)
+
+    def _end_waiting(self, job: Job) -> None:
+        """What of a job waits for its device has its turn again: another rule holds."""
+        for destination, waiting in list(self._absent.items()):
+            own = [request for request in waiting if request.job is job]
+            for request in own:
+                self._forget_absent(request)
+                self._stop_waiting(request)
+
+    def _stop_waiting(self, request: Request) -> None:
+        if not request.is_final:
+            request.job.ready.append(request)
+            self._window.wake(request.job)
+
+    def _forget_absent(self, request: Request) -> None:
+        waiting = self._absent.get(request.destination)
+        if waiting is not None and request in waiting:
+            waiting.remove(request)
+            if not waiting:
+                del self._absent[request.destination]
+
     # Timers
 
     def _rate_time(self, job_id: int, now: float) -> None:
@@ -622,6 +783,10 @@ class Engine:
         """Have ``call(ident, now)`` made when it is time. An id, not the object: timers outlive what they are for."""
         self._timer_count += 1  # equal times keep their order
         heapq.heappush(self._timers, (when, self._timer_count, call, ident))
+
+
+def _too_many(total: int, limit: int) -> str:
+    return f"the job has {total} requests, over the limit of {limit}; split it"
 
 
 def _link(requests: Iterable[Request]) -> list[Request]:

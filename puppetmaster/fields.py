@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from puppetmaster.policies import MAX_DESTINATION, MAX_SECONDS, UNPUBLISHABLE, destination_fault
+from puppetmaster.policies import MAX_DESTINATION, MAX_SECONDS, UNPUBLISHABLE, Connection, destination_fault
 from puppetmaster.states import REQUEST_FINAL, RequestStatus
 from puppetmaster.times import from_text, to_text
 from puppetmaster.wire import MAX_DATA_BYTES, MAX_DEPTH
@@ -35,6 +35,9 @@ MAX_RESOURCE_BYTES = 1023
 """The controller's buffer for a resource."""
 
 MAX_NAME, MAX_LABELS = 128, 64
+
+MAX_CHOICES = 100
+"""How many values a label may be given in targets: each is compared with every device's."""
 
 MAX_STATUSES = 20
 """How many statuses a list of them may hold: more than there are."""
@@ -132,6 +135,16 @@ _FINAL_WORDS = [status.value for status in RequestStatus if status in REQUEST_FI
 _FINAL_STATUS: Schema = {"type": "string", "enum": _FINAL_WORDS}
 
 
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
+_SAMPLE: Schema = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,6})?%$"},
+        {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    ],
+    "examples": ["10%", 25],
+}
+
+
 # Checks
 
 
@@ -214,6 +227,21 @@ def _check_final(value: object) -> object:
     return RequestStatus(value)
 
 
+def _check_choices(value: dict[str, list[str]]) -> dict[str, list[str]]:
+    for text in (*value, *(text for texts in value.values() for text in texts)):
+        _check_text(text)
+    return value
+
+
+def _check_sample(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000:
+        return value
+    share = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if share is None or not 0 < float(share[1]) <= 100:
+        raise ValueError('it has to be a share such as "10%", or a whole number of devices from 1 up')
+    return value
+
+
 def encodable(text: str, limit: int = 200) -> str:
     """A text that can be encoded, whatever a caller put into a field's name; at most ``limit`` characters of it."""
     return text[:limit].encode("utf-8", "replace").decode()
@@ -259,6 +287,20 @@ PerMinute = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_check_text), WithJsonSchema(_NAME)]
 Time = Annotated[Any, BeforeValidator(_read_time), WithJsonSchema(_TIME)]
 Labels = Annotated[list[Name], Field(max_length=MAX_LABELS), BeforeValidator(_read_labels), WithJsonSchema(_LABELS)]
+Choices = Annotated[
+    dict[str, Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES), BeforeValidator(listed)]],
+    Field(max_length=MAX_LABELS),
+    AfterValidator(_check_choices),
+    _Like(dict[str, str | list[str]]),
+]
+"""For each name the values of which one is wanted; a text stands for a list of it."""
+Connections = Annotated[
+    list[Literal["online", "offline", "unknown"]],
+    Field(min_length=1, max_length=len(Connection)),
+    BeforeValidator(listed),
+    _Like(Literal["online", "offline", "unknown"] | list[Literal["online", "offline", "unknown"]]),
+]
+Sample = Annotated[Any, BeforeValidator(_check_sample), WithJsonSchema(_SAMPLE)]
 FinalStatus = Annotated[RequestStatus, BeforeValidator(_check_final), WithJsonSchema(_FINAL_STATUS)]
 FinalStatuses = Annotated[
     list[FinalStatus],

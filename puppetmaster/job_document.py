@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -25,7 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from puppetmaster.errors import Fault, InvalidDocument, TooLarge
 from puppetmaster.fields import (
     MAX_FAULTS,
+    Choices,
     Code,
+    Connections,
     Count,
     Data,
     Destination,
@@ -39,6 +41,7 @@ from puppetmaster.fields import (
     Priority,
     Resource,
     RetryLimit,
+    Sample,
     Schema,
     Seconds,
     Time,
@@ -53,8 +56,11 @@ from puppetmaster.policies import (
     TIMEOUT,
     TRANSIENT_CODES,
     AbortThreshold,
+    Connection,
+    Offline,
     Rate,
     RetryPolicy,
+    Targets,
 )
 from puppetmaster.states import REQUEST_FAILED, RequestStatus
 
@@ -170,6 +176,10 @@ class LimitsPart(_Part):
     """When the job gives up; null: never."""
     priority: Priority | None = None
     """A job with a higher one sends first, jobs of one priority send in turn. 50 unless it is given."""
+    offline: Literal["wait", "skip", "fail"] | None = None
+    """What becomes of a request whose device is known to be offline. wait: it is sent when the device comes online.
+    skip: it ends as canceled. fail: it ends as an error with code 503. Null: it is sent all the same; the broker keeps
+    it for a device with a persistent session."""
 
     def to_limits(self, base: Limits) -> Limits:
         """``base`` with what was given; a field that is null goes back to its default."""
@@ -184,6 +194,7 @@ class LimitsPart(_Part):
             priority=(default.priority if self.priority is None else self.priority)
             if "priority" in given
             else base.priority,
+            offline=(Offline(self.offline) if self.offline else None) if "offline" in given else base.offline,
         )
 
 
@@ -207,6 +218,11 @@ class RequestPart(_Lenient):
     """Another way to write `destination`, which goes before it."""
     timeout: Seconds | None = None
     """Seconds that each attempt of its requests may take; it goes before `requestTimeout` of the job."""
+
+
+def _with_destinations(schema: Schema) -> None:
+    plain(schema)
+    schema["anyOf"] = [_is_given("destinations"), _is_given("targets")]
 
 
 def _is_given(name: str) -> Schema:
@@ -269,9 +285,36 @@ class _NewJob(LimitsPart):
     """True: everything is checked and nothing is made; the answer tells how many requests there would be."""
 
 
+class TargetsPart(_Part):
+    """Devices by what is known of them. Whoever fits all that is given is meant; an empty object means every device."""
+
+    labels: Choices | None = None
+    """For each label the value that it has to have, or a list of values of which it has to have one."""
+    facts: Choices | None = None
+    """The same of what devices tell about themselves: hostname, system, version and so on."""
+    connection: Connections | None = None
+    """online, offline or unknown, or a list of them; null: it does not matter."""
+    sample: Sample | None = None
+    """A random choice of those that fit: a share such as "10%" (at least one device), or how many."""
+
+    def to_targets(self) -> Targets:
+        """The targets that it describes."""
+        sample = self.sample
+        return Targets(
+            labels={name: tuple(values) for name, values in (self.labels or {}).items()},
+            facts={name: tuple(values) for name, values in (self.facts or {}).items()},
+            connection=None if self.connection is None else frozenset(map(Connection, self.connection)),
+            sample_percent=float(sample[:-1]) if isinstance(sample, str) else None,
+            sample_count=sample if isinstance(sample, int) else None,
+        )
+
+
 class _JobPart(_NewJob):
     request_timeout: Seconds | None = Field(None, alias="requestTimeout")
     """Seconds that each attempt of a request may take; the setting request_timeout (3600) unless it is given."""
+    targets: TargetsPart | None = None
+    """Devices that get every message, beside the destinations of that message. They are looked up when the job
+    starts."""
 
 
 class BatchJob(_JobPart):
@@ -291,8 +334,11 @@ class CollectionJob(_JobPart):
 class BroadcastJob(_JobPart):
     """One message to many destinations."""
 
-    destinations: Destinations
-    """One destination or a list of them; one that stands in it twice gets two requests."""
+    model_config = ConfigDict(json_schema_extra=_with_destinations)
+
+    destinations: Destinations | None = None
+    """One destination or a list of them; one that stands in it twice gets two requests. Where there are `targets` it
+    may be left out."""
     message: MessagePart
     """What all of them are asked to do."""
     options: OptionsPart | None = None
@@ -390,12 +436,15 @@ class JobReader:
         self._check_lengths(document)
         if spelling == "batch":
             part = parse(BatchJob, document)
-            return self._spec(part, self._batched(part.batch, "batch"), part.request_timeout)
+            return self._spec(part, self._batched(part, part.batch, "batch"), part.request_timeout)
         if spelling == "collection":
             listed = parse(CollectionJob, document)
-            return self._spec(listed, self._batched(listed.collection, "collection"), listed.request_timeout)
+            batched = self._batched(listed, listed.collection, "collection")
+            return self._spec(listed, batched, listed.request_timeout)
         cast = parse(BroadcastJob, document)
-        batch = [(cast.message, cast.destinations, None)]
+        if not cast.destinations and cast.targets is None:
+            raise InvalidDocument([Fault("destinations", "it is missing, and there are no targets")])
+        batch = [(cast.message, cast.destinations or [], None)]
         return self._spec(cast, batch, cast.request_timeout or _milliseconds(cast.options))
 
     def _check_lengths(self, document: Any) -> None:
@@ -429,13 +478,13 @@ class JobReader:
         return parse(Rerun, {} if document is None else document)
 
     def _batched(
-        self, items: Sequence[BatchPart], field: str
+        self, part: _JobPart, items: Sequence[BatchPart], field: str
     ) -> list[tuple[MessagePart, list[str], float | None]]:
         missing = "__request.destination" if field == "batch" else "__destination"
         faults = [
             Fault(f"{field}.{number}.{missing}", "it is missing")
             for number, item in enumerate(items)
-            if not item.destinations
+            if not item.destinations and part.targets is None
         ]
         if faults:
             raise InvalidDocument(faults[:MAX_FAULTS])
@@ -481,6 +530,7 @@ class JobReader:
             labels=tuple(part.labels or ()),
             key=part.key,
             dry_run=bool(part.dry_run),
+            targets=part.targets.to_targets() if part.targets else None,
         )
         return spec if spec.key is None else replace(spec, fingerprint=_fingerprint(spec))
 
@@ -490,7 +540,7 @@ def _spelling(document: object) -> str:
         raise InvalidDocument([NO_OBJECT])
     found = [name for name in ("batch", "collection", "destinations", "message") if name in document]
     if not found:
-        raise InvalidDocument([Fault("", "it needs batch, collection, or destinations and message")])
+        raise InvalidDocument([Fault("", "it needs batch, collection, or message and destinations or targets")])
     if "destinations" in found or "message" in found:
         if "batch" in found or "collection" in found:
             raise InvalidDocument([Fault(found[0], f"it can't stand beside {found[1]}")])
@@ -545,7 +595,16 @@ _ASKED = ("messages", "batch", "limits", "start_at", "name", "labels", "key", "f
 def _fingerprint(spec: JobSpec) -> str:
     """The same for bodies that ask for the same, however they are spelled."""
     asked = {name: orjson.Fragment(_sorted_json(getattr(spec, name))) for name in _ASKED}
+    if spec.limits.offline is None:
+        # As it was before there was such a limit: the fields in their order.
+        asked["limits"] = orjson.Fragment(orjson.dumps(_without_offline(spec.limits), default=_plain))
+    if spec.targets is not None:
+        asked["targets"] = orjson.Fragment(_sorted_json(spec.targets))
     return hashlib.sha256(orjson.dumps(asked)).hexdigest()
+
+
+def _without_offline(limits: Limits) -> dict[str, Any]:
+    return {part.name: getattr(limits, part.name) for part in fields(limits) if part.name != "offline"}
 
 
 def _digest(value: object) -> str:

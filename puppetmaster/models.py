@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from puppetmaster.policies import DEFAULT_RETRY, AbortThreshold, Rate, RetryPolicy
+from puppetmaster.policies import DEFAULT_RETRY, AbortThreshold, Offline, Rate, RetryPolicy, Targets
 from puppetmaster.states import JOB_FINAL, REQUEST_FAILED, REQUEST_FINAL, JobStatus, RequestStatus
 
 FIRST_ID = 1_000_000
@@ -40,6 +40,8 @@ class Limits:
     abort: AbortThreshold | None = None
     priority: int = 50
     """0 to 100; a higher one goes first."""
+    offline: Offline | None = None
+    """What becomes of requests to devices that are away; none: they are sent all the same, and the broker keeps them."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -63,6 +65,8 @@ class JobSpec:
     """Tells whether two bodies with one key are the same."""
     dry_run: bool = False
     """Whether its caller wants to know no more than that it could be made."""
+    targets: Targets | None = None
+    """Where every message goes beside the destinations that the batch names."""
 
     @property
     def total(self) -> int:
@@ -85,6 +89,10 @@ class Job:
     labels: tuple[str, ...] = ()
     key: str | None = None
     fingerprint: str = ""
+    targets: Targets | None = None
+    """Where every message goes beside the destinations that were named."""
+    plan: Sequence[tuple[int, Sequence[str]]] | None = None
+    """The batch of a job whose targets are looked up when it starts, until then: it has no requests yet."""
     status: JobStatus = JobStatus.PENDING
     reason: str = "created"
     """Why it is in its status, for people."""
@@ -141,7 +149,7 @@ class Job:
     @property
     def progress(self) -> int:
         """0 to 100, the mean of its requests' progress, rounded down: 100 only when all have ended."""
-        return self.progress_sum // self.total_count
+        return mean_progress(self.progress_sum, self.total_count, self.is_final)
 
     @property
     def deadline(self) -> float | None:
@@ -154,6 +162,11 @@ class Job:
     def request_ids(self) -> range:
         """The ids of its requests, in the order of the batch."""
         return range(self.first_request, self.first_request + self.total_count)
+
+
+def mean_progress(progress_sum: int, total_count: int, is_final: bool) -> int:
+    """The progress of a job; one without requests has none until it ends."""
+    return progress_sum // total_count if total_count else 100 * is_final
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -188,7 +201,11 @@ class Request:
     is_head: bool = False
     """Whether all requests before it in its job, to its destination, have ended."""
     is_out: bool = False
-    """Whether it holds a place in the window."""
+    """Whether it is on its way or worked on."""
+    is_bounded: bool = False
+    """Whether it holds a place in the window while it is out."""
+    is_alone: bool = False
+    """Whether its destination gets no other one while it is out."""
     next_id: int = 0
     """The job's next request to the same destination; 0 means none."""
 

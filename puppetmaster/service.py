@@ -12,12 +12,13 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from puppetmaster import queries, views
 from puppetmaster.answers import Answers
+from puppetmaster.devices import Devices
 from puppetmaster.documents import (
     JOBS,
     MESSAGES,
@@ -55,6 +56,11 @@ SCAN_CHUNK = 250
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 """The longest page as JSON. One of 10,000 requests could ask for gigabytes."""
 
+CALLED_OFF = 499
+"""The code by which a device says what became of a request that was called off."""
+
+_CALLED_OFF = frozenset({RequestStatus.CANCELED.value, RequestStatus.TIMEOUT.value})
+
 ANSWER_MARGIN = 8192
 """Bytes of an answer that are neither its list nor a caller's texts: the job's fields and the message around it."""
 
@@ -74,6 +80,9 @@ class Outlet(Protocol):
     def tell(self, change: Change, job_id: int, document: Document | None) -> None:
         """Tell that a job changed; its document is on disk, none when it was removed."""
 
+    def abort(self, request: Request) -> None:
+        """Tell whoever works on a request that was out that it is called off."""
+
     def retain(self, job_id: int, document: Document) -> None:
         """Retain the state of a job for whoever comes to watch."""
 
@@ -89,6 +98,7 @@ class _Batch:
     filled: bool = False
     """Whether there is anything in it."""
     sends: list[tuple[Request, int]] = field(default_factory=list)
+    aborts: list[Request] = field(default_factory=list)
     changes: list[tuple[Change, int, Document | None]] = field(default_factory=list)
 
 
@@ -99,8 +109,17 @@ class Service:
     """
 
     def __init__(
-        self, *, store: Store, engine: Engine, reader: JobReader, outlet: Outlet, now: Callable[[], float]
+        self,
+        *,
+        store: Store,
+        engine: Engine,
+        reader: JobReader,
+        outlet: Outlet,
+        now: Callable[[], float],
+        devices: Devices | None = None,
     ) -> None:
+        self.devices = Devices(store, now) if devices is None else devices
+        """The registry of devices; unless one is given it has no store of its own."""
         self.dropped: Counter[str] = Counter()
         """Answers that changed nothing, by the reason."""
         self.unavailable = ""
@@ -198,29 +217,67 @@ class Service:
         self._engine.accepted(request.id, attempt, self._now())
         self._work.set()
 
-    async def answer(self, answer: Answer) -> None:
+    def online(self, destination: str) -> None:
+        """A device came online; it gets what waited for that."""
+        self._engine.online(destination, self._now())
+        self._work.set()
+
+    async def answer(self, answer: Answer) -> Verdict:
         """A device answered; returns when that is on disk, or when it changed nothing."""
         verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
-        await self._settle(verdict, answer.destination, answer.request_id)
+        if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
+            verdict = Verdict.APPLIED
+        return await self._settle(verdict, answer.destination, answer.request_id)
 
-    async def refuse_answer(self, destination: str, request_id: int, reason: str) -> None:
+    async def refuse_answer(self, destination: str, request_id: int, reason: str) -> Verdict:
         """A device answered with more than can be taken; returns when that is on disk."""
         verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
-        await self._settle(verdict, destination, request_id)
+        return await self._settle(verdict, destination, request_id)
 
-    async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> None:
+    def _note_end(self, answer: Answer) -> bool:
+        """Write down what its device says became of a request that was called off; false when it is none of these.
+
+        Its status stays: it was final when its caller was told.
+        """
+        self._stage()
+        document = self._store.get(REQUESTS, answer.request_id)
+        if (
+            document is None
+            or document["status"] not in _CALLED_OFF
+            or document["destination"] != answer.destination
+            or document.get("code") is not None
+        ):
+            return False
+        job = self._engine.jobs[document["job"]]
+        resource = job.messages[document["message"]].resource
+        outcome = answer.data.get("outcome") if isinstance(answer.data, dict) else None
+        document["code"] = CALLED_OFF
+        document["result"] = {"code": CALLED_OFF, "resource": resource, "data": answer.data}
+        if isinstance(outcome, str):
+            document["reason"] = f"{document['reason']}; its device says: {outcome:.100}"
+        self._store.put(REQUESTS, {answer.request_id: document})
+        self._batch.filled = True
+        return True
+
+    async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
             logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
         # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
         self._work.set()
         await self._batch.durable.wait()
+        return verdict
 
     # Jobs
 
     def has_job(self, job_id: int) -> bool:
         """Whether there is such a job."""
         return job_id in self._engine.jobs
+
+    def is_final(self, request_id: int) -> bool:
+        """Whether a request has ended, or is none at all."""
+        request = self._engine.requests.get(request_id)
+        return request is None or request.is_final
 
     async def create_job(self, document: object) -> View:
         """Make a job and answer it with the ids of its requests; it is on disk then. A dry run tells how many.
@@ -348,16 +405,19 @@ class Service:
 
     async def _make(self, spec: JobSpec) -> View:
         if spec.dry_run:
-            self._check_size(spec)
             self._engine.job_of_key(spec.key, spec.fingerprint)
-            return views.dry_run_view(spec)
+            spec = self._engine.resolve(replace(spec, start_at=None), self._now())
+            self._check_size(spec)
+            return views.dry_run_view(spec, self._engine.is_offline)
         job = await self._submit(spec)
         return {**self._job_view(job), "requests": list(job.request_ids)}
 
     async def _submit(self, spec: JobSpec) -> Job:
         if self.unavailable:
             raise StoreUnavailable(self.unavailable)
-        self._check_size(spec)
+        if self._engine.job_of_key(spec.key, spec.fingerprint) is None:
+            spec = self._engine.resolve(spec, self._now())
+            self._check_size(spec)
         job, created = self._engine.submit(spec, self._now())
         await self._saved()
         if not created and job.id not in self._engine.jobs:
@@ -549,6 +609,7 @@ class Service:
                 put(MESSAGES, {job_id: messages_to_document(job)})
             batch.changes.append((change, job_id, documents.get(job_id)))
         batch.sends += effects.sends
+        batch.aborts += effects.aborts
         self._stage_next_id()
 
     def _stage_next_id(self) -> None:
@@ -563,6 +624,8 @@ class Service:
         for request, attempt in batch.sends:
             if request.is_out and request.attempt == attempt:
                 self._outlet.send(request, attempt)
+        for request in batch.aborts:
+            self._outlet.abort(request)
         for change, job_id, document in batch.changes:
             self._tell(change, job_id, document)
 

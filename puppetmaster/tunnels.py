@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from puppetmaster import wire
@@ -49,6 +50,10 @@ class Tunnels:
         self._job_topics = wire.job_topic(instance, "")
         self._qos = qos
         self._service: Service | None = None
+        self.is_ours: Callable[[Request], bool] = lambda request: True
+        """Tells what goes over the broker from what others carry."""
+        self.seen: Callable[[str], None] = lambda destination: None
+        """Is told whose answers come."""
         self.received = 0
         """How many answers came, those that were dropped and those that came again included."""
         self._malformed = ""
@@ -128,6 +133,16 @@ class Tunnels:
             wanted=partial(_is_wanted, request, attempt),
         )
 
+    def abort(self, request: Request) -> None:
+        """Tell the agent that runs a command to end it; of other requests nobody would know what to end."""
+        if request.message.resource == wire.COMMANDS and not self._codec.through_controller(request):
+            topic, payload = self._codec.write_abort(request)
+            self._bus.publish(topic, payload)
+
+    def publish_output(self, destination: str, request_id: int, payload: bytes) -> None:
+        """Publish output of a command that runs on this machine, as its device would."""
+        self._bus.publish(wire.output_topic(destination, request_id), payload, wanted=lambda: self._bus.connected)
+
     def tell(self, change: Change, job_id: int, document: Document | None) -> None:
         """Tell of a job to every view, and retain its state."""
         self.teller.tell(change, job_id, document)
@@ -141,10 +156,14 @@ class Tunnels:
     def _connected(self, session_present: bool) -> None:
         assert self._service is not None
         if not session_present:
-            count = self._service.resend()
+            count = self._service.resend(self.is_ours)
             if count:
                 logger.warning("the broker has lost our session: %d requests that are out are sent again", count)
-        self._doubtful = {request.id for request in self._service.out() if not self._codec.through_controller(request)}
+        self._doubtful = {
+            request.id
+            for request in self._service.out()
+            if self.is_ours(request) and not self._codec.through_controller(request)
+        }
         if session_present and self._doubtful:
             asyncio.get_running_loop().call_later(DOUBT_TIME, self._resend_doubtful, self._doubtful)
         self._publish_presence("online")
@@ -181,6 +200,7 @@ class Tunnels:
             self._malformed = f"on {topic:.100}: {error}"
             self._service.dropped["malformed"] += 1
             return
+        self.seen(answer.destination)
         try:
             await self._service.answer(answer)
         except Exception:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from puppetmaster.answers import Group
 from puppetmaster.errors import InvalidDocument, PuppetmasterError
-from puppetmaster.models import Job, JobSpec
-from puppetmaster.states import REQUEST_FINAL, RequestStatus
+from puppetmaster.models import Job, JobSpec, mean_progress
+from puppetmaster.states import JOB_FINAL, REQUEST_FINAL, RequestStatus
 from puppetmaster.times import to_text
 from puppetmaster.wire import encode
 
@@ -18,6 +18,10 @@ MAX_RESULT_BYTES = 4096
 """How much of a result stands among the grouped answers: a hundred of them fit one message on the bus."""
 
 _FINAL = tuple(status.value for status in REQUEST_FINAL)
+_FINAL_JOB = frozenset(status.value for status in JOB_FINAL)
+
+MAX_PREVIEW = 500
+"""How many destinations a dry run names: with those that are away they fit one message on the bus."""
 
 
 def job_view(job_id: int, document: Mapping[str, Any]) -> View:
@@ -34,9 +38,10 @@ def job_view(job_id: int, document: Mapping[str, Any]) -> View:
         "finishedAt": to_text(document["finishedAt"]),
         "timeout": _whole(document["limits"]["timeout"]),
         **_limits_view(document["limits"]),
+        "targets": document.get("targets"),
         "status": document["status"],
         "reason": document["reason"],
-        "progress": document["progressSum"] // document["totalCount"],
+        "progress": mean_progress(document["progressSum"], document["totalCount"], document["status"] in _FINAL_JOB),
         "totalCount": document["totalCount"],
         "finishCount": counts[RequestStatus.RESOLVED.value],
         "errorCount": done - counts[RequestStatus.RESOLVED.value],
@@ -70,13 +75,18 @@ def request_view(request_id: int, document: Mapping[str, Any], job: Job) -> View
     }
 
 
-def dry_run_view(spec: JobSpec) -> View:
-    """What would have been made."""
+def dry_run_view(spec: JobSpec, is_offline: Callable[[str], bool]) -> View:
+    """What would have been made: how much, for whom, and who of them is away; up to ``MAX_PREVIEW`` are named."""
+    destinations = list(dict.fromkeys(name for _, named in spec.batch for name in named))
+    offline = [name for name in destinations if is_offline(name)]
     return {
         "dryRun": True,
         "totalCount": spec.total,
-        "destinationCount": len({name for _, destinations in spec.batch for name in destinations}),
+        "destinationCount": len(destinations),
         "messageCount": len(spec.messages),
+        "destinations": destinations[:MAX_PREVIEW],
+        "offlineCount": len(offline),
+        "offline": offline[:MAX_PREVIEW],
     }
 
 
@@ -120,6 +130,7 @@ def _limits_view(limits: Mapping[str, Any]) -> View:
             "max": _whole(rate["maximum"]),
         },
         "abort": abort and {"errorPercent": _whole(abort["error_percent"]), "minimum": abort["minimum"]},
+        "offline": limits.get("offline"),
     }
 
 

@@ -10,6 +10,7 @@ from bisect import insort_left
 from collections import deque
 from collections.abc import Callable
 
+from puppetmaster.directory import Directory, EmptyDirectory
 from puppetmaster.models import Job, Request
 from puppetmaster.states import JobStatus, RequestStatus
 
@@ -28,12 +29,19 @@ class Window:
     :param wake_at: has a job woken (:meth:`wake`) at a time, by its id.
     """
 
-    def __init__(self, size: int, wake_at: Callable[[float, int], None]) -> None:
+    def __init__(
+        self, size: int, wake_at: Callable[[float, int], None], directory: Directory | None = None
+    ) -> None:
         self.size = min(size, MAX_WINDOW)
+        self.used = 0
+        """How many places are taken; what does not go over the broker takes none."""
+        self.absent: list[Request] = []
+        """What had its turn while its device was away, for the engine to decide on."""
+        self._directory = directory or EmptyDirectory()
         self.out: dict[int, Request] = {}
         """By id."""
         self.busy: dict[str, Request] = {}
-        """The same by destination."""
+        """Those of them that their destination gets alone, by destination."""
         self.next_expiry = NEVER
         """Not after the first deadline of what is out."""
         self._wake_at = wake_at
@@ -48,7 +56,7 @@ class Window:
     @property
     def is_full(self) -> bool:
         """Whether nothing more may go out."""
-        return len(self.out) >= self.size
+        return self.used >= self.size
 
     def enter(self, request: Request, deadline: float) -> None:
         """A request is out, until ``deadline`` at the latest."""
@@ -56,7 +64,12 @@ class Window:
         request.is_out = True
         request.job.out_count += 1
         self.out[request.id] = request
-        self.busy[request.destination] = request
+        request.is_bounded = self._directory.is_bounded(request)
+        request.is_alone = not self._directory.is_shared(request)
+        if request.is_bounded:
+            self.used += 1
+        if request.is_alone:
+            self.busy[request.destination] = request
         self.next_expiry = min(self.next_expiry, deadline)
 
     def leave(self, request: Request) -> None:
@@ -66,8 +79,11 @@ class Window:
         request.is_out = False
         request.job.out_count -= 1
         del self.out[request.id]
-        del self.busy[request.destination]
-        self._offer(request.destination)
+        if request.is_bounded:
+            self.used -= 1
+        if request.is_alone:
+            del self.busy[request.destination]
+            self._offer(request.destination)
         self.wake(request.job)
 
     def wake(self, job: Job) -> None:
@@ -130,10 +146,13 @@ class Window:
             return None
         while job.ready:
             request = job.ready.popleft()
-            free = request.destination not in self.busy
+            free = request.destination not in self.busy or self._directory.is_shared(request)
             if request.status is not RequestStatus.CREATED or request.is_out:
                 if free:
                     self._offer(request.destination)  # it may have been offered to this one
+            elif free and job.limits.offline is not None and self._directory.is_offline(request.destination):
+                self.absent.append(request)
+                self._offer(request.destination)  # to a job that sends to it all the same
             elif free:
                 return request
             else:

@@ -15,6 +15,9 @@ from puppetmaster.policies import LOCALHOST
 CONTROLLER_TOPIC = "/controller"
 """Where the Sanji controller listens."""
 
+COMMANDS = "/agent/commands"
+"""The resource of an agent that runs commands, and that can be told to end them."""
+
 MAX_BUS_BYTES = 1024 * 1024
 """The controller drops a message of this size or more without a word."""
 
@@ -63,6 +66,11 @@ def answer_topic(destination: str, instance: str) -> str:
 def job_topic(instance: str, job_id: int | str) -> str:
     """Where the last state of a job is retained."""
     return f"/puppetmaster/{instance}/jobs/{job_id}"
+
+
+def output_topic(destination: str, request_id: int) -> str:
+    """Where a destination tells the output of a command while it runs."""
+    return f"/remote/{destination}/output/{request_id}"
 
 
 def presence_topic(instance: str) -> str:
@@ -172,6 +180,13 @@ class Codec:
             fields = self._fields_of(request.message, route)
         tunnel = orjson.dumps(answer_topic(destination, self.instance))
         return route.topic(destination), b'{"id":%d,%b,"tunnel":%b}' % (request.id, fields, tunnel)
+
+    def write_abort(self, request: Request) -> tuple[str, bytes]:
+        """The topic and the payload of the message that tells an agent to end a command: its own id, to be deleted."""
+        destination = request.destination
+        tunnel = answer_topic(destination, self.instance)
+        message = {"id": request.id, "method": "delete", "resource": COMMANDS, "tunnel": tunnel}
+        return self.route(destination).topic(destination), orjson.dumps(message)
 
     def read(self, topic: str, payload: bytes) -> Answer:
         """An answer.

@@ -321,6 +321,7 @@ def test_a_dry_run_tells_how_much_it_would_be_and_makes_nothing() -> None:
             bench.log.clear()
             assert await bench.service.rerun_job(old["id"], {"dryRun": True, "key": "k"}) == {
                 "dryRun": True, "totalCount": 3, "destinationCount": 2, "messageCount": 2,
+                "destinations": ["a", "b"], "offlineCount": 0, "offline": [],
             }  # fmt: skip
             await settle()
             assert (bench.engine.next_id, bench.store.count(REQUESTS), bench.log) == (next_id, stored, [])

@@ -81,6 +81,9 @@ class Outlet:
         self.log.append(("send", request.id))
         self.sent.append((request, attempt))
 
+    def abort(self, request: Request) -> None:
+        self.log.append(("abort", request.id))
+
     def tell(self, change: Change, job_id: int, document: Document | None) -> None:
         self.log.append(("tell", change.value, job_id, document and document["status"]))
 
@@ -877,6 +880,7 @@ def test_a_dry_run_tells_how_much_it_would_be_and_makes_nothing() -> None:
             bench.log.clear()
             assert await bench.service.create_job(document) == {
                 "dryRun": True, "totalCount": 6, "destinationCount": 2, "messageCount": 2,
+                "destinations": ["a", "b"], "offlineCount": 0, "offline": [],
             }  # fmt: skip
             await settle()
             assert (bench.engine.jobs, bench.engine.next_id, bench.log) == ({}, FIRST_ID, [])
