@@ -9,6 +9,7 @@
     ├── NotFound (LookupError)           404
     │   ├── JobNotFound
     │   ├── RequestNotFound
+    │   ├── DeviceNotFound
     │   └── AccountNotFound
     ├── Conflict                         409  the state of what it is about forbids it
     │   ├── IllegalTransition
@@ -97,6 +98,16 @@ class RequestNotFound(NotFound):
     """Raised when no request has the id."""
 
     noun = "request"
+
+
+class DeviceNotFound(NotFound):
+    """Raised when nobody has heard of such a device."""
+
+    noun = "device"
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(ident)
+        self.args = (f"no device is called {ident!r:.140}",)
 
 
 class AccountNotFound(NotFound):

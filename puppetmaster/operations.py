@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puppetmaster.errors import JobNotFound, NotFound, PuppetmasterError, RequestNotFound
-from puppetmaster.queries import AnswersQuery, JobQuery, JobsQuery, Query, RequestsQuery
+from puppetmaster.queries import AnswersQuery, DevicesQuery, FactQuery, JobQuery, JobsQuery, Query, RequestsQuery
 from puppetmaster.service import Service
 from puppetmaster.views import error_view
 
@@ -170,6 +170,43 @@ OPERATIONS = (
         resource="/requests/:id",
         summary="Cancel a request that has not ended.",
         run=lambda service, call: service.cancel_request(call.request_id),
+    ),
+    Operation(
+        name="list_devices",
+        method="get",
+        resource="/devices",
+        summary="List devices, in the order of their ids.",
+        run=lambda service, call: service.devices.page(call.query or {}),
+        query=DevicesQuery,
+    ),
+    Operation(
+        name="show_device",
+        method="get",
+        resource="/devices/:id",
+        summary="Show a device and what it says of itself.",
+        run=lambda service, call: service.devices.show(call.ident),
+    ),
+    Operation(
+        name="update_device",
+        method="put",
+        resource="/devices/:id",
+        summary="Give a device labels, or take some away.",
+        run=lambda service, call: service.devices.update(call.ident, call.document),
+    ),
+    Operation(
+        name="remove_device",
+        method="delete",
+        resource="/devices/:id",
+        summary="Forget a device; it appears again when it is heard of again.",
+        run=lambda service, call: service.devices.remove(call.ident),
+    ),
+    Operation(
+        name="list_fact_values",
+        method="get",
+        resource="/devices/facts/:id",
+        summary="Count the devices by what they say of one fact, the most frequent value first.",
+        run=lambda service, call: service.devices.values(call.ident, call.query or {}),
+        query=FactQuery,
     ),
 )
 

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from puppetmaster.errors import Fault, InvalidDocument
 from puppetmaster.fields import MAX_FAULTS, MAX_STATUSES, FinalStatus, Time, listed, plain
+from puppetmaster.policies import Connection
 from puppetmaster.states import JobStatus, RequestStatus
 
 MAX_LIMIT = 10_000
@@ -68,6 +69,7 @@ _Few = Field(max_length=MAX_STATUSES)
 JobStatuses = Annotated[list[JobStatus], _Few, BeforeValidator(listed)]
 RequestStatuses = Annotated[list[RequestStatus], _Few, BeforeValidator(listed)]
 FinalStatuses = Annotated[list[FinalStatus], _Few, BeforeValidator(listed)]
+Connections = Annotated[list[Connection], _Few, BeforeValidator(listed)]
 
 
 class DestinationFilter:
@@ -182,6 +184,40 @@ class RequestsQuery(Page):
     of them may hold one, up to 8 in up to 128 characters."""
     job: Whole | None = None
     """Only requests of the job with this id."""
+
+
+class DeviceFilters(Query):
+    """Which devices are meant: those for which all of it holds."""
+
+    connection: Connections | None = None
+    """Only devices with this connection; repeated: with any of them."""
+    label: Annotated[Texts, Field(examples=[["site=berlin"]])] | None = None
+    """Only devices with this label, such as site=berlin, or site for any value of it; repeated: with all of them."""
+    fact: Annotated[Texts, Field(examples=[["system=Linux"]])] | None = None
+    """Only devices that say this of themselves, such as system=Linux, or system for any value; repeated: all of it."""
+    id: DestinationFilter | None = None
+    """Only the device with this id; repeated: any of them. A * stands for any run of characters; at most 10 of them may
+    hold one, up to 8 in up to 128 characters."""
+
+
+class DevicesQuery(Page, DeviceFilters):
+    """GET /devices."""
+
+
+class FactQuery(DeviceFilters):
+    """GET /devices/facts/:id."""
+
+    limit: Limit = 100
+    """How many values at most."""
+
+
+class OutputQuery(Query):
+    """GET /requests/:id/output."""
+
+    start: Offset = 0
+    """The number of the first chunk."""
+    limit: Limit = 1000
+    """How many at most."""
 
 
 _Model = TypeVar("_Model", bound=Query)

@@ -14,6 +14,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import models_json_schema
 
 from puppetmaster.accounts.roles import Role
+from puppetmaster.chunks import Stream
+from puppetmaster.devices import DeviceUpdate
 from puppetmaster.fields import Schema, encodable, not_empty, plain
 from puppetmaster.job_document import (
     AbortPart,
@@ -27,6 +29,7 @@ from puppetmaster.job_document import (
     SingleRequest,
     parse,
 )
+from puppetmaster.policies import Connection
 from puppetmaster.queries import Query
 from puppetmaster.states import JOB_FINAL, REQUEST_FINAL, JobStatus, RequestStatus
 
@@ -37,19 +40,24 @@ __all__ = [
     "AnswerGroup",
     "AuditEntry",
     "Counts",
+    "Device",
     "DryRun",
     "ErrorBody",
     "ErrorDetail",
+    "FactValue",
     "Health",
     "Job",
     "Login",
     "NewAccount",
+    "OutputChunk",
     "Removed",
     "Request",
     "RequestInfo",
+    "Telemetry",
     "Token",
     "body_definitions",
     "body_of",
+    "device_body",
     "job_body",
     "parse",
     "query_parameters",
@@ -298,6 +306,79 @@ class AnswerGroup(_Answer):
     """Where the first few of them went."""
 
 
+class OutputChunk(_Answer):
+    """A piece of what a command puts out."""
+
+    number: int
+    """Counted from 0 over the whole output; where one is missing a piece got lost."""
+    stream: Stream
+    """stdout or stderr; cut where bytes are left out; end behind all others."""
+    offset: int
+    """Bytes of the stream before it."""
+    time: str
+    """When it was read on the device."""
+    command: int = 0
+    """Which command of a sequence, counted from 0."""
+    text: str | None = None
+    """The output, when it is text in UTF-8."""
+    base64: str | None = None
+    """The output, when it is not."""
+    bytes: int | None = None
+    """How many bytes are left out, for cut."""
+    code: int | None = None
+    """The code of the answer, for end."""
+
+
+# Devices
+
+
+class Telemetry(_Answer):
+    """What a device measured."""
+
+    at: datetime | None
+    """When it was last told; null: never."""
+    frequent: dict[str, Any] | None
+    """What changes all the time, such as load, cpu and memory; null as long as it was not told."""
+    seldom: dict[str, Any] | None
+    """What hardly changes, such as cores and disk; null as long as it was not told."""
+
+
+class Device(_Answer):
+    """A device."""
+
+    id: str
+    """Its name as a destination."""
+    channel: Literal["mqtt", "pull", "local"]
+    """How it is reached: over the broker, by its own long poll, or it is this machine."""
+    connection: Connection
+    """Whether it is there: online, offline, or unknown where it never said."""
+    connection_changed_at: datetime | None
+    """When that became so."""
+    first_seen_at: datetime | None
+    """When it was first heard of; null: never, somebody gave it labels before."""
+    last_seen_at: datetime | None
+    """When it was last heard of."""
+    labels: dict[str, str]
+    """Those that it says it has, under those that callers gave it."""
+    facts: dict[str, str | int | float | bool]
+    """What it says of itself: hostname, system, versions and so on."""
+    telemetry: Telemetry
+    """What it measured."""
+    current_request: int | None
+    """The id of the request that is out to it; null: there is none."""
+
+
+class FactValue(_Answer):
+    """Devices that say the same of a fact."""
+
+    value: str | None
+    """What they say, as a text; null: nothing."""
+    count: int
+    """How many devices they are."""
+    devices: list[str]
+    """The ids of the first few of them."""
+
+
 # Errors
 
 
@@ -377,7 +458,8 @@ class AccountEntry(_Answer):
 
 
 class AuditEntry(_Answer):
-    """Who changed what. Further fields tell what it was about: `job`, `request`, `account`, `change`, `message`."""
+    """Who changed what. Further fields tell what it was about: `job`, `request`, `device`, `account`, `change`,
+    `message`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -492,6 +574,7 @@ _EXAMPLES: dict[type[BaseModel], Any] = {
     },
     JobUpdate: {"status": "paused", "priority": 80, "timeout": 600},
     Rerun: {"status": ["error", "timeout"], "name": "reboot, second try", "timeout": 600},
+    DeviceUpdate: {"labels": {"site": "berlin", "old": None}},
     Login: {"name": "ana", "password": "correct horse battery"},
     NewAccount: {"name": "ben", "password": "correct horse battery", "role": "operator"},
     AccountChange: {"role": "viewer"},
@@ -517,6 +600,11 @@ def rerun_body() -> BodyDescription:
     """The body of POST /jobs/:id/rerun."""
     schema, example = body_of(Rerun)
     return {"anyOf": [schema, {"type": "null"}]}, example
+
+
+def device_body() -> BodyDescription:
+    """The body of PUT /devices/:id."""
+    return body_of(DeviceUpdate)
 
 
 def body_of(model: type[BaseModel]) -> BodyDescription:

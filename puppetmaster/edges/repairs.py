@@ -28,9 +28,13 @@ _resolve = sanji.session.Session.resolve
 
 
 def compile_resource(resource: str) -> re.Pattern[str]:
-    """What the SDK's own function means: ``/jobs/:id`` becomes an expression with a group ``id``."""
-    pattern = re.sub(r":(\w+)", lambda found: f"(?P<{found.group(1)}>[\\w-]+?)", resource)
-    return re.compile("^" + trim_resource(pattern) + r"(\?(?P<querystring>.*))?$")
+    """What the SDK's own function means: ``/jobs/:id`` becomes an expression with a group ``id``.
+
+    There an id is letters, digits, _ and -. A device's may hold anything but the ends of a level and of the path: the
+    colons of a MAC address, dots, and %-escapes for the rest.
+    """
+    pattern = re.sub(r":(\w+)", lambda found: f"(?P<{found.group(1)}>[^/?]+)", resource)
+    return re.compile(f"^{trim_resource(pattern)}" + r"(\?(?P<querystring>.*))?\Z", re.DOTALL)
 
 
 def resolve(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from sanji.bundle import Bundle
@@ -259,7 +260,8 @@ def _handler(operation: Operation) -> Callable[[Puppetmaster, Message, Respond],
 def _call(message: Message) -> Call:
     # The SDK makes an empty value true.
     query = {name: "" if value is True else value for name, value in message.query.items()}
-    return Call(message.param.get("id", ""), query, getattr(message, "data", None))
+    # A resource is a path like any other: what can't stand in one is escaped, as over HTTP.
+    return Call(unquote(message.param.get("id", "")), query, getattr(message, "data", None))
 
 
 def _check_size(data: Any) -> None:

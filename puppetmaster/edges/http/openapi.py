@@ -9,10 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from puppetmaster import schemas
+from puppetmaster.devices.reading import MAX_FACT_NAME
 from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY
-from puppetmaster.fields import MAX_NAME, NO_CONTROL
+from puppetmaster.fields import MAX_NAME, NO_CONTROL, DestinationText
 from puppetmaster.operations import Operation
-from puppetmaster.queries import JobsQuery, Page
+from puppetmaster.policies import MAX_DESTINATION
+from puppetmaster.queries import JobsQuery, OutputQuery, Page
 from puppetmaster.version import __version__
 
 Document = dict[str, Any]
@@ -35,7 +37,7 @@ _ERRORS: dict[int, str] = {
     400: "The body or the query breaks a rule: `errors` has the path to each fault. Nothing was created or changed.",
     401: "A login is needed, or the token is not valid.",
     403: "The account's role does not allow it, or the call comes from a page of another origin.",
-    404: "There is no such job, request or account.",
+    404: "There is no such job, request, device or account.",
     405: "The method is none of this resource.",
     408: "The body did not come in time.",
     409: "The state of what it is about forbids it.",
@@ -60,6 +62,11 @@ _ANSWERS: dict[str, tuple[Any, str]] = {
     "show_request": (schemas.Request, "The request."),
     "show_request_too": (schemas.Request, "The request."),
     "cancel_request": (schemas.Request, "The request as it is now."),
+    "list_devices": (list[schemas.Device], "The devices."),
+    "show_device": (schemas.Device, "The device."),
+    "update_device": (schemas.Device, "The device as it is now."),
+    "remove_device": (schemas.Device, "The device as it was in the end."),
+    "list_fact_values": (list[schemas.FactValue], "The values."),
 }
 
 _BODIES: dict[str, tuple[Any, bool]] = {
@@ -67,6 +74,7 @@ _BODIES: dict[str, tuple[Any, bool]] = {
     "update_job": (schemas.update_body, True),
     "rerun_job": (schemas.rerun_body, False),
     "create_request": (schemas.request_body, True),
+    "update_device": (schemas.device_body, True),
 }
 """The body of an operation, and whether there must be one."""
 
@@ -83,14 +91,20 @@ _FAILURES: dict[str, tuple[int, ...]] = {
     "show_request": (404,),
     "show_request_too": (404,),
     "cancel_request": (404, 409, 503),
+    "list_devices": (400, 413),
+    "show_device": (404,),
+    "update_device": (400, 409, 413, 503),
+    "remove_device": (404, 503),
+    "list_fact_values": (400, 413),
 }
 
 
 def describe(operation: Operation) -> Document:
     """What FastAPI is to know of an operation."""
     parameters = [] if operation.query is None else schemas.query_parameters(operation.query)
+    kind = _kind(operation)
     if ":id" in operation.resource:
-        parameters.insert(0, _id_parameter("request" if operation.resource.startswith("/request") else "job"))
+        parameters.insert(0, _DEVICE_IDS[operation.name] if kind == "device" else _id_parameter(kind))
     extra: Document = {}
     body = _BODIES.get(operation.name)
     if body is not None:
@@ -101,8 +115,9 @@ def describe(operation: Operation) -> Document:
     if parameters:
         extra["parameters"] = parameters
     model, meaning = _ANSWERS[operation.name]
-    tag = "requests" if operation.resource.startswith("/request") else "jobs"
-    return _about(operation.name, operation.summary, tag, model, meaning, _FAILURES[operation.name] + _GATE, extra)
+    return _about(
+        operation.name, operation.summary, f"{kind}s", model, meaning, _FAILURES[operation.name] + _GATE, extra
+    )
 
 
 def complete(app: FastAPI) -> Document:
@@ -123,6 +138,28 @@ def _about(
     responses: dict[int, Document] = {200: {"model": model, "description": meaning}}
     responses |= {code: {"model": schemas.ErrorBody, "description": _ERRORS[code]} for code in sorted(failures)}
     return {"operation_id": name, "summary": summary, "tags": [tag], "responses": responses, "openapi_extra": extra}
+
+
+def _kind(operation: Operation) -> str:
+    """What an operation is about."""
+    return next((noun for noun in ("request", "device") if operation.resource.startswith(f"/{noun}")), "job")
+
+
+def _text_parameter(about: str, most: int, pattern: str, example: str) -> Document:
+    schema = {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
+    return {"name": "id", "in": "path", "required": True, "description": about, "schema": schema, "example": example}
+
+
+_DESTINATION = DestinationText.model_json_schema()
+
+_DEVICE_ID = _text_parameter("The device's id.", MAX_DESTINATION, _DESTINATION["pattern"], "device-0001")
+_DEVICE_IDS = {
+    "show_device": _DEVICE_ID,
+    "update_device": _DEVICE_ID,
+    "remove_device": _DEVICE_ID,
+    "list_fact_values": _text_parameter("The name of the fact.", MAX_FACT_NAME, "^[^/]+$", "system"),
+}
+"""What stands for ``:id``."""
 
 
 def _id_parameter(noun: str) -> Document:
@@ -253,3 +290,33 @@ EVENTS_OF_ONE = _text(
 )  # fmt: skip
 EVENTS_OF_ONE["openapi_extra"] = {"parameters": [_id_parameter("job")]}
 EVENTS_OF_ONE["responses"][204] = {"description": "The job has ended, and the caller has had its last state."}
+
+OUTPUT = _about(
+    "list_output", "List what the command of a request puts out, in chunks; those that there are by now.", "requests",
+    list[schemas.OutputChunk], "The chunks, in the order of their numbers.", (400, *_GATE, 404, 503),
+    {"parameters": [_id_parameter("request"), *schemas.query_parameters(OutputQuery)]},
+)  # fmt: skip
+
+OUTPUT_EVENTS = _text(
+    "watch_output", "Watch what the command of a request puts out, from the beginning on (server-sent events).",
+    "requests", _STREAM, "Events named chunk, each with its number as the id, and over in the end.",
+    (400, *_GATE, 404),
+)  # fmt: skip
+OUTPUT_EVENTS["openapi_extra"] = {
+    "parameters": [_id_parameter("request"), *schemas.query_parameters(OutputQuery)[:1]]
+}
+OUTPUT_EVENTS["responses"][204] = {"description": "The caller has had all of it."}
+
+OUTPUT_RAW = _text(
+    "read_output", "Read the bytes that the command of a request puts out, from the beginning and on to its end.",
+    "requests", "application/octet-stream", "The bytes of stdout and stderr as they come.", (*_GATE, 404),
+)  # fmt: skip
+OUTPUT_RAW["openapi_extra"] = {"parameters": [_id_parameter("request")]}
+
+JOB_OUTPUT_EVENTS = _text(
+    "watch_job_output", "Watch what the commands of a job put out on all its devices (server-sent events).",
+    "jobs", _STREAM, "Events named chunk with request and destination beside what a chunk has, and over in the end.",
+    (*_GATE, 404, 413),
+)  # fmt: skip
+JOB_OUTPUT_EVENTS["openapi_extra"] = {"parameters": [_id_parameter("job")]}
+JOB_OUTPUT_EVENTS["responses"][204] = {"description": "The caller has had all of it."}

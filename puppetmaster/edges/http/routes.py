@@ -76,5 +76,6 @@ def _subject(operation: Operation, request: Request, outcome: Outcome) -> dict[s
     if outcome.data.get("name"):
         subject["name"] = outcome.data["name"]
     if "id" in outcome.data:
-        subject["request" if "__request" in outcome.data else "job"] = outcome.data["id"]
+        noun = "device" if operation.resource.startswith("/devices") else "job"
+        subject["request" if "__request" in outcome.data else noun] = outcome.data["id"]
     return subject
