@@ -129,16 +129,15 @@ class Tasks:
         except asyncio.CancelledError:
             # Nobody waits for it any more: what it may have taken already is for the next who comes.
             poll.cancel()
-            request = await _outcome(poll)
-            if request is not None:
-                self._pull.give_back(request)
+            self.give_back(await _outcome(poll))
             raise
         finally:
             del self._polls[poll]
 
-    def give_back(self, request: Request) -> None:
-        """See that a request is given again, for it did not reach its agent."""
-        self._pull.give_back(request)
+    def give_back(self, request: Request | None) -> None:
+        """See that what :meth:`next` returned is given again, for it did not reach its agent."""
+        if request is not None:
+            self._pull.give_back(request)
 
     def end_polls(self, agent: str | None = None) -> None:
         """End the polls of an agent, or of all: they come back empty."""
