@@ -111,6 +111,11 @@ class Outputs:
         """Bytes on disk."""
         return self._used
 
+    @property
+    def request_ids(self) -> list[int]:
+        """The requests of which there is output."""
+        return list(self._files)
+
     def close(self) -> None:
         """End all readers, and let the files go; idempotent."""
         self._closed = True
@@ -195,13 +200,14 @@ class Outputs:
 
         :raises FileUnavailable: when they can't be read any more.
         """
-        async for _, line in self.lines(range(request_id, request_id + 1), start):
-            chunk = _chunk(line)
-            if chunk is not None:
-                yield chunk
+        async for _, lines in self.blocks(range(request_id, request_id + 1), start):
+            for line in lines:
+                chunk = _chunk(line)
+                if chunk is not None:
+                    yield chunk
 
-    async def lines(self, request_ids: range, start: int = 0) -> AsyncGenerator[tuple[int, Line], None]:
-        """The lines of several requests as they come, each with its request, to the end of all of them.
+    async def blocks(self, request_ids: range, start: int = 0) -> AsyncGenerator[tuple[int, list[Line]], None]:
+        """The lines of several requests as they come, some of one request at a time, to the end of all of them.
 
         :param start: the number to begin with, in each of them.
         :raises FileUnavailable: when they can't be read any more.
@@ -215,8 +221,9 @@ class Outputs:
                 reader.news.clear()
                 while reader.fresh and not self._closed:
                     request_id, _ = reader.fresh.popitem(last=False)
-                    for line in self._read_some(reader, request_id, start):
-                        yield request_id, line
+                    lines = self._read_some(reader, request_id, start)
+                    if lines:
+                        yield request_id, lines
                     await asyncio.sleep(0)
                 rest = self._time_left(reader)
                 if rest <= 0:

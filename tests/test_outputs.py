@@ -408,8 +408,8 @@ def test_the_output_of_a_job_comes_from_all_its_requests_in_turn(kept: Outputs, 
         found: list[tuple[int, int]] = []
 
         async def read() -> None:
-            async for request_id, line in kept.lines(ids):
-                found.append((request_id, line.number))
+            async for request_id, lines in kept.blocks(ids):
+                found.extend((request_id, line.number) for line in lines)
 
         task = asyncio.create_task(read())
         await until(lambda: len(found) == 10)
