@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,8 @@ from rich.table import Table
 from puppetmaster.accounts.roles import Role
 from puppetmaster.cli import render
 from puppetmaster.cli.options import Json, with_settings
-from puppetmaster.cli.outcome import BadUsage, Interrupted, say
+from puppetmaster.cli.outcome import say
+from puppetmaster.cli.password import read_password
 from puppetmaster.errors import LastAdmin
 from puppetmaster.settings import Settings
 from puppetmaster.times import to_text
@@ -56,7 +55,7 @@ def add_account(
     accounts = _open(settings)
     accounts.check_new(name)
     first = not accounts.any()
-    account = accounts.add(name, role, _read_password())
+    account = accounts.add(name, role, read_password())
     _record(settings, "post", "/accounts", account={"name": account.name, "role": account.role.value})
     typer.echo(f"account {account.name} made: {account.role.value}")
     if first:
@@ -118,7 +117,7 @@ def change_password(settings: Settings, name: Name) -> None:
     """
     accounts = _open(settings)
     account = accounts.get(name)
-    accounts.change(account.name, password=_read_password())
+    accounts.change(account.name, password=read_password())
     _record(settings, "put", f"/accounts/{account.name}", changed=["password"])
     typer.echo(f"account {account.name} has a new password; its tokens have ended")
 
@@ -211,22 +210,6 @@ def _say_if_no_admin(accounts: Accounts) -> None:
         say("no account is left: on this machine's own address no login is asked for, on others nothing is served")
     elif not any(account.role is Role.ADMIN for account in found):
         say("no account is an admin: accounts are managed with this command alone")
-
-
-def _read_password() -> str:
-    """Ask for it twice without showing it, or take a line from a pipe. Never an argument: those are for all to see."""
-    if sys.stdin.isatty():
-        try:
-            return str(typer.prompt("Password", hide_input=True, confirmation_prompt="The same again", err=True))
-        except typer.Abort:
-            raise Interrupted(signal.SIGINT, "nothing was changed") from None
-    try:
-        password = sys.stdin.buffer.readline().decode().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise BadUsage("standard input", "the password is no UTF-8") from None
-    if not password:
-        raise BadUsage("standard input", "its first line is the password, and there is none")
-    return password
 
 
 def _record(settings: Settings, method: str, resource: str, **details: Any) -> None:
