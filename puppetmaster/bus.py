@@ -252,29 +252,27 @@ class Bus:
         self._idle.clear()
         self._pump()
 
-    async def subscribe(self, topic: str) -> None:
-        """Subscribe to one more topic, now and after every reconnect; returns when the broker confirmed it.
+    async def subscribe(self, *topics: str) -> None:
+        """Subscribe to more topics, now and after every reconnect; returns when the broker confirmed them.
 
         :raises BusError: when it does not within 10 s.
         """
-        if topic in self._topics:
-            return
-        self._topics.append(topic)
-        if not self.connected or self._client is None:
+        added = [topic for topic in topics if topic not in self._topics]
+        self._topics += added
+        if not added or not self.connected or self._client is None:
             return
         try:
-            await asyncio.wait_for(self._send_subscribe(self._client, [topic]), CONNECT_TIMEOUT)
+            await asyncio.wait_for(self._send_subscribe(self._client, added), CONNECT_TIMEOUT)
         except (asyncio.TimeoutError, OverflowError):
-            raise BusError(f"the broker did not confirm the subscription to {topic}") from None
+            raise BusError(f"the broker did not confirm the subscription to {added[0]}") from None
 
-    async def unsubscribe(self, topic: str) -> None:
-        """Take a subscription back; unknown topics are ignored."""
-        if topic not in self._topics:
-            return
-        self._topics.remove(topic)
-        if self.connected and self._client is not None:
+    async def unsubscribe(self, *topics: str) -> None:
+        """Take subscriptions back; unknown topics are ignored."""
+        removed = [topic for topic in topics if topic in self._topics]
+        self._topics = [topic for topic in self._topics if topic not in removed]
+        if removed and self.connected and self._client is not None:
             with contextlib.suppress(OverflowError):  # its session is clean, or the topic ends with the program
-                self._client.unsubscribe(topic)
+                self._client.unsubscribe(removed)
 
     # The connection
 

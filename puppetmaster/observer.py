@@ -20,6 +20,7 @@ from puppetmaster.bus import Bus
 from puppetmaster.devices import Devices
 from puppetmaster.devices.device import MQTT
 from puppetmaster.policies import LOCALHOST, destination_fault
+from puppetmaster.rollcall import RollCall
 from puppetmaster.wire import MAX_ANSWER_BYTES, MAX_DEPTH, depth_of
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Observer:
         self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._bus = Bus(address, f"puppetmaster-{instance}-devices", self._received, topics=TOPICS, persistent=True)
+        self._rollcall = RollCall(address, instance, devices, self._take)
 
     @property
     def connected(self) -> bool:
@@ -90,9 +92,11 @@ class Observer:
         """Connect, however long it takes."""
         self._worker = asyncio.create_task(self._work(), name="observer")
         await self._bus.start()
+        await self._rollcall.start()
 
     async def close(self) -> None:
         """Leave the broker; the session stays there, and it keeps what was not taken."""
+        await self._rollcall.close()
         await self._bus.close()
         if self._worker is not None:
             self._worker.cancel()
@@ -122,6 +126,7 @@ class Observer:
             until = loop.time() + TURN
             while self._inbox and loop.time() < until:
                 topic, payload, taken = self._inbox.popleft()
+                self.received += 1
                 self._take(topic, payload)
                 if not taken.done():
                     taken.set_result(None)
@@ -132,7 +137,6 @@ class Observer:
     def _take(self, topic: str, payload: bytes) -> None:
         """Hand a message on. One that is not acknowledged would stand in the way of others until the next connection,
         so that of an error of ours is lost."""
-        self.received += 1
         destination, kind, rest = _parts(topic)
         try:
             self._hand_on(destination, kind, rest, payload)

@@ -249,6 +249,15 @@ class Devices:
         device = self._devices.get(destination)
         return device is not None and device.connection is Connection.OFFLINE
 
+    def has_said(self, destination: str) -> bool:
+        """Whether a device has said that it is there, or that it is not."""
+        device = self._devices.get(destination)
+        return device is not None and device.connection is not Connection.UNKNOWN
+
+    def on_broker(self) -> Sequence[str]:
+        """Those that say over the broker whether they are there, or may."""
+        return [name for name in self._ordered() if self._devices[name].channel == MQTT]
+
     def _ordered(self) -> list[str]:
         """The names of all devices in their order. The list is never changed, so it may be walked in turns."""
         if self._unordered or self._has_gaps:
