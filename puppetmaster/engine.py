@@ -130,6 +130,11 @@ class Engine:
         """The requests that are out."""
         return list(self._window.out.values())
 
+    def out_to(self, destination: str) -> int | None:
+        """The id of the request that a destination has alone, if it has one."""
+        request = self._window.busy.get(destination)
+        return None if request is None else request.id
+
     def job(self, job_id: int) -> Job:
         """The job with this id.
 
@@ -754,7 +759,7 @@ class Engine:
 
     def _end_waiting(self, job: Job) -> None:
         """What of a job waits for its device has its turn again: another rule holds."""
-        for destination, waiting in list(self._absent.items()):
+        for waiting in list(self._absent.values()):
             own = [request for request in waiting if request.job is job]
             for request in own:
                 self._forget_absent(request)

@@ -41,7 +41,7 @@ class Limits:
     priority: int = 50
     """0 to 100; a higher one goes first."""
     offline: Offline | None = None
-    """What becomes of requests to devices that are away; none: they are sent all the same, and the broker keeps them."""
+    """What becomes of requests to devices that are away; none: they are sent, and the broker may keep them."""
 
 
 DEFAULT_LIMITS = Limits()

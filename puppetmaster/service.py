@@ -99,6 +99,7 @@ class _Batch:
     """Whether there is anything in it."""
     sends: list[tuple[Request, int]] = field(default_factory=list)
     aborts: list[Request] = field(default_factory=list)
+    removed: list[range] = field(default_factory=list)
     changes: list[tuple[Change, int, Document | None]] = field(default_factory=list)
 
 
@@ -124,6 +125,8 @@ class Service:
         """Answers that changed nothing, by the reason."""
         self.unavailable = ""
         """Why the store can't write; empty while it can."""
+        self.on_removed: list[Callable[[range], None]] = []
+        """Called with the ids of the requests of a job that is removed, when that is on disk. They must not raise."""
         self._store = store
         self._engine = engine
         self._reader = reader
@@ -278,6 +281,14 @@ class Service:
         """Whether a request has ended, or is none at all."""
         request = self._engine.requests.get(request_id)
         return request is None or request.is_final
+
+    def destination_of(self, request_id: int) -> str | None:
+        """Where a request goes, or went; none when there is no such request."""
+        request = self._engine.requests.get(request_id)
+        if request is not None:
+            return request.destination
+        document = self._store.get(REQUESTS, request_id)
+        return None if document is None else str(document["destination"])
 
     async def create_job(self, document: object) -> View:
         """Make a job and answer it with the ids of its requests; it is on disk then. A dry run tells how many.
@@ -604,6 +615,7 @@ class Service:
             self._store.remove(JOBS, [job.id])
             self._store.remove(MESSAGES, [job.id])
             self._store.remove(REQUESTS, job.request_ids)
+            batch.removed.append(job.request_ids)
         for job_id, (change, job) in effects.changes.items():
             if change is Change.CREATED:
                 put(MESSAGES, {job_id: messages_to_document(job)})
@@ -626,6 +638,9 @@ class Service:
                 self._outlet.send(request, attempt)
         for request in batch.aborts:
             self._outlet.abort(request)
+        for request_ids in batch.removed:
+            for forget in self.on_removed:
+                forget(request_ids)
         for change, job_id, document in batch.changes:
             self._tell(change, job_id, document)
 

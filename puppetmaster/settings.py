@@ -419,6 +419,26 @@ class Settings:
             metavar="HOURS",
         ),
     )
+    commands: str = field(
+        default="off",
+        metadata=_about(
+            _text,
+            env="PUPPETMASTER_COMMANDS",
+            flag="--commands",
+            help="What may be run on this machine, destination localhost: off, all, patterns with commas, or @FILE.",
+            metavar="LIST",
+        ),
+    )
+    keep_output: int = field(
+        default=256,
+        metadata=_about(
+            _integer(1, 1_000_000),
+            env="PUPPETMASTER_KEEP_OUTPUT",
+            flag="--keep-output",
+            help="How many MiB of the output of commands are kept.",
+            metavar="MIB",
+        ),
+    )
     url: str | None = field(
         default=None,
         metadata=_about(

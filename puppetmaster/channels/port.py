@@ -23,8 +23,8 @@ class Channel(Protocol):
     def send(self, request: Request, attempt: int) -> None:
         """Carry a request; idempotent, for it may be called again with the same attempt.
 
-        When it is on its way :meth:`Post.accepted` is to be told, when it is answered :meth:`Post.answer`. A request that
-        is no longer out (``request.is_out``) or has another ``request.attempt`` by then is not wanted any more.
+        When it is on its way :meth:`Post.accepted` is to be told, when it is answered :meth:`Post.answer`. A request
+        that is no longer out (``request.is_out``) or has another ``request.attempt`` by then is not wanted any more.
         """
         ...
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import fastapi_offline
@@ -22,6 +22,7 @@ from puppetmaster.address import ListenAddress
 from puppetmaster.edges.http import openapi
 from puppetmaster.edges.http.access import Access, Gate
 from puppetmaster.edges.http.logins import Logins
+from puppetmaster.edges.http.output import add_output
 from puppetmaster.edges.http.replies import reply
 from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY, make_parsers
 from puppetmaster.edges.http.routes import add_operations
@@ -29,6 +30,7 @@ from puppetmaster.edges.http.status import Parts, add_status
 from puppetmaster.edges.http.streams import Streams
 from puppetmaster.feeds import Feeds
 from puppetmaster.metrics import Metrics
+from puppetmaster.outputs import Outputs
 from puppetmaster.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -54,6 +56,7 @@ class Site:
 
     service: Service
     feeds: Feeds
+    outputs: Outputs
     metrics: Metrics
     parts: Parts
     accounts: Accounts
@@ -63,6 +66,8 @@ class Site:
     lifetime: float
     insecure: bool = False
     origins: Sequence[str] = ()
+    mounts: Mapping[str, ASGIApp] = field(default_factory=dict)
+    """The applications that speak the language of other systems, by the path that they are under."""
 
 
 def make_app(site: Site) -> ASGIApp:
@@ -71,10 +76,13 @@ def make_app(site: Site) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False, **openapi.ABOUT)
     app.state.parsers = make_parsers()
     Streams(site.service, site.feeds, access).add_to(app)
+    add_output(app, site.service, site.outputs, access)
     add_operations(app, site.service)
     Logins(site.accounts, access, site.audit, lifetime=site.lifetime, now=site.now).add_to(app)
     add_status(app, site.parts, site.metrics)
     _add_pages(app)
+    for prefix, mounted in site.mounts.items():
+        app.mount(prefix, mounted)
     app.add_exception_handler(HTTPException, _not_here)  # type: ignore[arg-type]
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]
     gate: ASGIApp = Gate(app, access, site.audit, site.now)

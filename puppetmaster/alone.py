@@ -1,0 +1,81 @@
+"""Runs one application of another system by itself: on a store of its own, without a broker or a controller."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from puppetmaster.accounts.audit import FILE_NAME as AUDIT_FILE
+from puppetmaster.accounts.audit import Audit
+from puppetmaster.accounts.registry import Accounts
+from puppetmaster.address import ListenAddress
+from puppetmaster.channels.router import NoTunnels
+from puppetmaster.core import Core
+from puppetmaster.edges.http.access import Access, Gate
+from puppetmaster.edges.http.server import HttpServer
+from puppetmaster.process import (
+    instance_of,
+    listen,
+    open_registry,
+    open_socket,
+    open_store,
+    run_to_end,
+    stop_signal,
+    until,
+)
+from puppetmaster.settings import Settings
+from puppetmaster.version import __version__
+
+logger = logging.getLogger(__name__)
+
+MakeApp = Callable[[Core, contextlib.AsyncExitStack], ASGIApp]
+"""Makes the application; what it begins it has ended by the stack."""
+
+
+def run_alone(settings: Settings, address: ListenAddress, make: MakeApp, *, own_access: bool = False) -> int:
+    """Serve an application at the root of an address until SIGINT or SIGTERM; returns the exit code of the process.
+
+    :param own_access: whether it knows its callers itself. Else it is open on a loopback address as long as no account
+        is made, and needs a login of puppetmaster's own accounts everywhere else.
+    """
+    return run_to_end(_run(settings, address, make, own_access), settings.log)
+
+
+async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_access: bool) -> int:
+    # The stores are open to the end, whatever else fails.
+    async with contextlib.AsyncExitStack() as stores:
+        listening = open_socket(settings, address) if own_access else listen(settings, address)
+        stores.callback(listening.close)
+        store = open_store(settings.data)
+        stores.push_async_callback(store.close)
+        registry = open_registry(settings.data)
+        stores.push_async_callback(registry.close)
+        core = Core(settings, store, registry, NoTunnels(), window=settings.window)
+        core.load(instance_of(settings, store))
+        core.service.link(True)
+        stop = stop_signal()
+        logger.info("puppetmaster %s, data in %s", __version__, settings.data)
+        async with contextlib.AsyncExitStack() as ending:
+            await core.start(ending)
+            app = make(core, ending)
+            http = HttpServer(
+                app if own_access else _gated(app, settings, address, core),
+                listening,
+                cert=settings.http_cert,
+                key=settings.http_key,
+                proxies=settings.trusted_proxies,
+            )
+            ending.push_async_callback(http.close)
+            await http.start()
+            failed = await until(stop, core.service)
+            logger.info("stopping")
+        return 1 if failed else 0
+
+
+def _gated(app: ASGIApp, settings: Settings, address: ListenAddress, core: Core) -> ASGIApp:
+    now = core.clock.now
+    access = Access(Accounts(settings.data, now=now), address, now, insecure=settings.insecure)
+    return Gate(app, access, Audit(settings.data / AUDIT_FILE), now)
