@@ -1,0 +1,280 @@
+"""The manager of a render farm over HTTP: tasks for users, work for workers. Paths are relative to where it is mounted.
+
+The document that it follows shows ``Content-Type: text/javascript``, and ``Vary: Accept``: JSON is answered under that
+type, and as ``application/json`` to whoever asks for it. A 204 has no body in HTTP, so what the document shows with one
+is answered without, and the worker is told where it is by ``Location``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from puppetmaster.accounts.roles import Role
+from puppetmaster.edges.http.forms import read_fields
+from puppetmaster.edges.http.replies import JSON, error_headers
+from puppetmaster.edges.http.requests import make_parsers, read_query
+from puppetmaster.errors import Fault, Forbidden, InvalidDocument, PuppetmasterError
+from puppetmaster.farm import Farm, Plugins, Tasks, Worker
+from puppetmaster.farm.documents import (
+    read_identity,
+    read_new_task,
+    read_registration,
+    read_task_change,
+    read_worker_change,
+)
+from puppetmaster.farm.tasks import TaskNotFound
+from puppetmaster.queries import Page, parse
+from puppetmaster.views import error_view
+
+DOCUMENTED = "text/javascript"
+
+NO_TASK = 400
+"""What the original answers a worker for which there is no task."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+WRONG_METHOD = 405
+
+
+def make_app(*, farm: Farm, tasks: Tasks, plugins: Plugins) -> ASGIApp:
+    """The application; the farm has to be started."""
+    manager = _Manager(farm, tasks, plugins)
+    app = Starlette(routes=manager.routes())
+    app.state.parsers = make_parsers()
+    app.add_exception_handler(PuppetmasterError, _refuse)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _not_here)  # type: ignore[arg-type]
+    return app
+
+
+class _Manager:
+    def __init__(self, farm: Farm, tasks: Tasks, plugins: Plugins) -> None:
+        self._farm = farm
+        self._tasks = tasks
+        self._plugins = plugins
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self._index),
+            Route("/info", self._index),
+            Route("/tasks", self._task_list, methods=["GET", "POST", "DELETE"]),
+            Route("/tasks/compiled/{task_id:int}", self._compiled),
+            Route("/tasks/file/{job_id:int}", self._has_file),
+            Route("/tasks/{task_id:int}", self._task, methods=["GET", "PATCH", "DELETE"]),
+            Route("/workers", self._worker_list, methods=["GET", "POST"]),
+            Route("/workers/status/{worker_id:int}", self._worker, methods=["PATCH"]),
+            Route("/workers/{worker_id:int}", self._worker, methods=["GET", "PATCH", "DELETE"]),
+            Route("/job-types", self._job_types),
+            Route("/job-types/{name}", self._job_type),
+            Route("/static/storage/{job_id:int}/{name}", self._job_file),
+        ]
+
+    async def _index(self, request: Request) -> Response:
+        return _reply(request, 200, {"message": "the manager of a farm: /tasks and /workers"})
+
+    # Tasks
+
+    async def _task_list(self, request: Request) -> Response:
+        if request.method == "POST":
+            return _reply(request, 202, await self._tasks.create(read_new_task(await read_fields(request))))
+        if request.method == "DELETE":
+            return await self._remove_tasks(request)
+        identity = read_identity(request.query_params)
+        if not identity.is_given:
+            return await self._list_tasks(request)
+        _check_may_work(request)
+        task = await self._next_task(self._farm.identify(identity, _address(request)))
+        return _reply(request, 200, [] if task is None else [task])
+
+    async def _list_tasks(self, request: Request) -> Response:
+        page = parse(Page, read_query(request))
+        ids = self._tasks.ids[page.offset : page.offset + page.limit]
+        return _reply(request, 200, [await self._tasks.show(task_id) for task_id in ids if task_id in self._tasks])
+
+    async def _remove_tasks(self, request: Request) -> Response:
+        """The original's way to delete several: a form in which ``tasks`` stands once for each."""
+        given = read_query(request).get("tasks") or (await read_fields(request)).get("tasks")
+        ids = [_task_number(task_id) for task_id in (given if isinstance(given, list) else [given])]
+        return _reply(request, 202, [await self._tasks.remove(task_id) for task_id in ids])
+
+    async def _compiled(self, request: Request) -> Response:
+        """A task for a worker, in the form of the original's; its number says nothing there."""
+        _check_may_work(request)
+        worker = self._farm.identify(read_identity(request.query_params), _address(request))
+        task = await self._next_task(worker)
+        if task is None:
+            return _reply(request, NO_TASK, {"message": f"there is no task for {worker.hostname} now"})
+        return _reply(request, 200, {"options": task, "files": {"jobfiles": []}})
+
+    async def _next_task(self, worker: Worker) -> dict[str, Any] | None:
+        found = await self._farm.give(worker)
+        return None if found is None else self._tasks.compiled(*found)
+
+    async def _task(self, request: Request) -> Response:
+        task_id = request.path_params["task_id"]
+        if request.method == "PATCH":
+            await self._change_task(request, task_id)
+            return Response(None, 204)
+        if request.method == "DELETE":
+            return _reply(request, 202, await self._tasks.remove(task_id))
+        if task_id not in self._tasks:
+            return _reply(request, 200, await self._tasks.show_chunk(task_id))
+        return _reply(request, 200, await self._tasks.show_all(task_id))
+
+    async def _change_task(self, request: Request, task_id: int) -> None:
+        """The id of a chunk is what its worker has, so that is its report; the id of a task may be anybody's."""
+        fields = await read_fields(request)
+        change = read_task_change(fields)
+        identity = read_identity(request.query_params, fields)
+        if task_id in self._tasks:
+            if change.is_report:
+                await self._tasks.report(self._farm.identify(identity, _address(request)), task_id, change)
+            else:
+                await self._tasks.change(task_id, change)
+            return
+        if not (self._farm.has_work(task_id) or change.is_report):
+            raise TaskNotFound(task_id)
+        await self._farm.report(self._reporter(request, identity, task_id), task_id, change)
+
+    def _reporter(self, request: Request, identity: Any, work_id: int) -> Worker:
+        """Who reports of a chunk: an old worker says only where it calls from, and several may call from there."""
+        work, address = self._farm.work(work_id), _address(request)
+        if work is not None and not identity.is_given:
+            holder = self._farm.workers.find(work.worker)
+            if holder is not None and holder.ip_address == address:
+                return holder
+        return self._farm.identify(identity, address)
+
+    # Workers
+
+    async def _worker_list(self, request: Request) -> Response:
+        if request.method == "POST":
+            registration = read_registration(await read_fields(request))
+            worker = await self._farm.register(registration, _address(request))
+            return Response(None, 204, {"Location": f"{request.scope.get('root_path', '')}/workers/{worker.id}"})
+        return _reply(request, 200, self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        """All workers by their names; of several on one machine the later ones have their ports in theirs."""
+        found: dict[str, Any] = {}
+        for worker in self._farm.workers:
+            name = f"{worker.hostname}:{worker.port}" if worker.hostname in found else worker.hostname
+            found[name] = self._worker_view(worker)
+        return found
+
+    def _worker_view(self, worker: Worker) -> dict[str, Any]:
+        return {
+            "activity": worker.activity,
+            "connection": "online" if self._farm.is_online(worker) else "offline",
+            "current_task": worker.work,
+            "hostname": worker.hostname,
+            "id": worker.id,
+            "ip_address": worker.ip_address,
+            "log": worker.log,
+            "port": worker.port,
+            "status": "enabled" if worker.is_enabled else "disabled",
+            "system": worker.system,
+            "time_cost": worker.time_cost,
+        }
+
+    async def _worker(self, request: Request) -> Response:
+        worker = self._farm.workers.get(request.path_params["worker_id"])
+        if request.method == "PATCH":
+            change = read_worker_change(await read_fields(request))
+            return _reply(request, 200, {"task_id": await self._farm.change_worker(worker, change)})
+        if request.method == "DELETE":
+            await self._farm.remove_worker(worker)
+            return Response(None, 204)
+        told = {"mac_address": worker.mac_address, **_updates(worker)}
+        return _reply(request, 200, {**self._worker_view(worker), **told})
+
+    # What old workers ask for beside their tasks
+
+    async def _has_file(self, request: Request) -> Response:
+        return _reply(request, 200, {"file": True})
+
+    async def _job_types(self, request: Request) -> Response:
+        return _reply(request, 200, {name: _job_type(name) for name in self._plugins.compilers})
+
+    async def _job_type(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._plugins.compilers:
+            raise HTTPException(404)
+        return _reply(request, 200, _job_type(name))
+
+    async def _job_file(self, request: Request) -> Response:
+        """An archive with nothing in it: an old worker works only after it has unpacked one."""
+        return Response(EMPTY_ZIP, media_type="application/zip")
+
+
+def _empty_zip() -> bytes:
+    file = io.BytesIO()
+    zipfile.ZipFile(file, "w").close()
+    return file.getvalue()
+
+
+EMPTY_ZIP = _empty_zip()
+
+
+def _job_type(name: str) -> dict[str, Any]:
+    """What an old worker fills into the commands of a type; ours are complete."""
+    return {"name": name, "commands": {"default": {"Linux": "blender", "Darwin": "blender", "Windows": "blender"}}}
+
+
+def _updates(worker: Worker) -> dict[str, Any]:
+    """What a worker told of its machine; all names are there, whatever it told."""
+    load = worker.frequent.get("load_average") or {}
+    names = ("worker_architecture", "worker_disk_percent", "worker_mem_percent", "worker_num_cpus")
+    return {
+        "update_frequent": {
+            "load_average": {span: load.get(span) for span in ("1min", "5min", "15min")},
+            "worker_cpu_percent": worker.frequent.get("worker_cpu_percent"),
+        },
+        "update_less_frequent": {name: worker.seldom.get(name) for name in names},
+    }
+
+
+def _check_may_work(request: Request) -> None:
+    """See that a caller who takes a task by a GET may do more than read, where callers have to log in."""
+    caller = request.scope.get("state", {}).get("caller")
+    if caller is not None and not caller.role.allows(Role.OPERATOR):
+        raise Forbidden(f"{caller.name} is {caller.role.value}, and to take a task needs {Role.OPERATOR.value}")
+
+
+def _task_number(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
+        return int(value)
+    if type(value) is int:
+        return value
+    raise InvalidDocument([Fault("tasks", "give the ids of the tasks to delete")])
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _reply(request: Request, code: int, data: Any, headers: Mapping[str, str] | None = None) -> Response:
+    accepted = request.headers.get("accept", "")
+    kind = JSON if JSON in accepted else DOCUMENTED
+    return Response(orjson.dumps(data), code, {"Vary": "Accept", **(headers or {})}, kind)
+
+
+async def _refuse(request: Request, error: PuppetmasterError) -> Response:
+    return _reply(request, error.code, error_view(error), error_headers(error))
+
+
+async def _not_here(request: Request, error: HTTPException) -> Response:
+    message = f"there is nothing at {request.url.path:.100}"
+    if error.status_code == WRONG_METHOD:
+        message = f"{request.url.path:.100} can't be asked to {request.method:.20}"
+    return _reply(request, error.status_code, {"message": message}, error.headers)
