@@ -6,15 +6,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from starlette.types import ASGIApp
-
 from puppetmaster.accounts.audit import FILE_NAME as AUDIT_FILE
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.address import ListenAddress
 from puppetmaster.channels.router import NoTunnels
 from puppetmaster.core import Core
-from puppetmaster.edges.http.access import Access, Gate
+from puppetmaster.edges.http.access import Access, App, Gate
 from puppetmaster.edges.http.server import HttpServer
 from puppetmaster.process import (
     instance_of,
@@ -31,7 +29,7 @@ from puppetmaster.version import __version__
 
 logger = logging.getLogger(__name__)
 
-MakeApp = Callable[[Core, contextlib.AsyncExitStack], ASGIApp]
+MakeApp = Callable[[Core, contextlib.AsyncExitStack], App]
 """Makes the application; what it begins it has ended by the stack."""
 
 
@@ -75,7 +73,7 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_ac
         return 1 if failed else 0
 
 
-def _gated(app: ASGIApp, settings: Settings, address: ListenAddress, core: Core) -> ASGIApp:
+def _gated(app: App, settings: Settings, address: ListenAddress, core: Core) -> App:
     now = core.clock.now
     access = Access(Accounts(settings.data, now=now), address, now, insecure=settings.insecure)
     return Gate(app, access, Audit(settings.data / AUDIT_FILE), now)

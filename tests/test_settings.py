@@ -137,6 +137,8 @@ def test_the_file_may_set_everything(tmp_path):
         trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]
         insecure = true
         login_hours = 2
+        commands = "uptime, systemctl restart *"
+        keep_output = 10
         url = "https://fleet.example:8443/"
         token = "pm_secret"
         """,
@@ -308,6 +310,8 @@ def test_values_are_shown_as_plain_json_values():
 # What each value may be
 
 BAD = {
+    "commands": [5, True, []],
+    "keep_output": [0, -1, "0", "much", 1.5, True],
     "broker": [
         "",
         "http://host",

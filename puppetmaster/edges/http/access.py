@@ -30,6 +30,9 @@ from puppetmaster.errors import Forbidden, PuppetmasterError, Unauthorized
 
 logger = logging.getLogger(__name__)
 
+App = ASGIApp
+"""What can stand behind a :class:`Gate`."""
+
 COOKIE = "puppetmaster_token"
 
 _COOKIE = re.compile(rb"(?:^|;) ?" + COOKIE.encode() + rb"=([A-Za-z0-9_-]{1,200})")
