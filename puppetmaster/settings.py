@@ -18,6 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from puppetmaster.address import BrokerAddress, ListenAddress
+from puppetmaster.agent.rights import Rights
 from puppetmaster.errors import SettingsError
 from puppetmaster.policies import MAX_SECONDS
 
@@ -195,6 +196,15 @@ def _secret(value: object) -> str | None:
     text = _text(value).strip()
     if not text or not text.isascii() or not text.isprintable():
         raise ValueError("it must be a text of printable ASCII characters")
+    return text
+
+
+def _commands(value: object) -> str:
+    text = _text(value)
+    try:
+        Rights.parse(text)
+    except SettingsError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
     return text
 
 
@@ -422,7 +432,7 @@ class Settings:
     commands: str = field(
         default="off",
         metadata=_about(
-            _text,
+            _commands,
             env="PUPPETMASTER_COMMANDS",
             flag="--commands",
             help="What may be run on this machine, destination localhost: off, all, patterns with commas, or @FILE.",

@@ -310,7 +310,7 @@ def test_values_are_shown_as_plain_json_values():
 # What each value may be
 
 BAD = {
-    "commands": [5, True, []],
+    "commands": ["@/no/such/file", "ls $(*)", 5, True, []],
     "keep_output": [0, -1, "0", "much", 1.5, True],
     "broker": [
         "",
