@@ -27,6 +27,7 @@ from puppetmaster.job_document import (
     Rerun,
     RetryPart,
     SingleRequest,
+    TargetsPart,
     parse,
 )
 from puppetmaster.policies import Connection
@@ -98,6 +99,12 @@ class Abort(AbortPart):
     model_config = ConfigDict(extra="ignore", strict=False, frozen=True)
 
 
+class Targets(TargetsPart):
+    """Devices by what is known of them."""
+
+    model_config = ConfigDict(extra="ignore", strict=False, frozen=True)
+
+
 class Counts(_Answer):
     """How many requests of a job are in each status; they add up to its `totalCount`."""
 
@@ -147,8 +154,13 @@ class Job(_Answer):
     """When a request is tried again."""
     rate: Rate | None
     """How many requests may be sent in a minute; null: as many as there is room for."""
+    targets: Targets | None
+    """Which devices get every message beside the destinations that were named; null: none. Lists stand for single
+    values."""
     abort: Abort | None
     """When it gives up; null: never."""
+    offline: Literal["wait", "skip", "fail"] | None
+    """What becomes of a request whose device is known to be offline; null: it is sent all the same."""
     status: JobStatus
     """pending: waits for its start time. dispatching: sends. paused: sends nothing, what is out is still answered.
     It has ended when it is resolved (all requests have ended, whichever way), canceled, aborted (too many failed) or
@@ -194,6 +206,12 @@ class DryRun(_Answer):
     """To how many different destinations."""
     message_count: int
     """How many different messages it has."""
+    destinations: list[str]
+    """Those destinations, the first 500 of them."""
+    offline_count: int
+    """How many of all of them are known to be offline."""
+    offline: list[str]
+    """Those, the first 500 of them."""
 
 
 class Removed(_Answer):

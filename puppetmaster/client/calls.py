@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from puppetmaster.client.documents import CREATE_TIMEOUT, Document, with_query
 from puppetmaster.errors import Fault, InvalidDocument
@@ -42,6 +42,8 @@ class Limits(TypedDict, total=False):
     """How many requests may be sent in a minute: ``{"perMinute": 60}``."""
     abort: Mapping[str, Any] | None
     """When the job gives up: ``{"errorPercent": 10}``."""
+    offline: Literal["wait", "skip", "fail"] | None
+    """What becomes of a request whose device is known to be offline; none: it is sent all the same."""
 
 
 class RerunOptions(Limits, total=False):
@@ -61,6 +63,8 @@ class JobOptions(RerunOptions, total=False):
 
     request_timeout: float | None
     """Seconds that a device may take to answer."""
+    targets: Mapping[str, Any] | None
+    """Devices that get the message beside the destinations: ``{"labels": {"site": "berlin"}, "sample": "10%"}``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +98,11 @@ class Call(Generic[T]):
 def job_document(
     method: str, resource: str, destinations: str | Iterable[str], data: Any, options: Mapping[str, Any]
 ) -> Document:
-    """The document of a job that sends one message to many destinations."""
+    """The document of a job that sends one message to many destinations; with targets there may be none."""
     listed = [destinations] if isinstance(destinations, str) else list(destinations)
-    message = {"method": method, "resource": resource, "__request": {"destination": listed}}
+    message: Document = {"method": method, "resource": resource}
+    if listed or not options.get("targets"):
+        message["__request"] = {"destination": listed}
     if data is not None:
         message["data"] = data
     return {"batch": [message], **_options(options, JobOptions)}
