@@ -46,13 +46,7 @@ _SIZE = re.compile(r"([0-9]{1,12})([kKmM]?)")
 _FACTORS = {"": 1, "k": 1024, "m": 1024 * 1024}
 _POISON = re.compile(f"[{UNPUBLISHABLE}]")
 
-EXAMPLES = """\
-Examples:
-  puppetmaster agent --id press-7 --broker mqtt://localhost
-  puppetmaster agent --id press-7 --label site=berlin --commands all
-  puppetmaster agent --id press-7 --commands 'uptime,systemctl status *'
-  puppetmaster agent --id press-7 --controller mqtt://localhost:1884
-
+EPILOG = """\
 Each flag has a variable, PUPPETMASTER_AGENT_ID for --id and so on; lists have commas in
 it. The broker may stand in PUPPETMASTER_BROKER too. A password belongs into a variable,
 for everybody can read the command lines of this machine.
@@ -168,7 +162,9 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Option:
+class Option:
+    """What is known of a setting beside its value."""
+
     name: str
     help: str
     # Takes a text; that of what may be repeated takes a list of them.
@@ -182,16 +178,18 @@ class _Option:
 
     @property
     def flag(self) -> str:
+        """Its name on a command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def env(self) -> str:
+        """Its name in the environment."""
         return f"PUPPETMASTER_AGENT_{self.name.upper()}"
 
 
 _OPTIONS = (
-    _Option(name="id", metavar="ID", parse=_ident, help="What this device is called: the destination of its requests."),
-    _Option(
+    Option(name="id", metavar="ID", parse=_ident, help="What this device is called: the destination of its requests."),
+    Option(
         name="broker",
         metavar="URL",
         parse=BrokerAddress.parse,
@@ -199,68 +197,68 @@ _OPTIONS = (
         other_env="PUPPETMASTER_BROKER",
         help="The broker: mqtt://user:password@host:port, mqtts:// for TLS. Default: mqtt://localhost:1883.",
     ),
-    _Option(
+    Option(
         name="ca_file",
         metavar="FILE",
         parse=_existing_file,
         other_env="PUPPETMASTER_CA_FILE",
         help="The certificates to trust with mqtts://, a PEM file. Default: those of the system.",
     ),
-    _Option(
+    Option(
         name="label",
         metavar="NAME=VALUE",
         parse=_pairs,
         repeated=True,
         help="Something to choose this device by (site=berlin). May be repeated.",
     ),
-    _Option(
+    Option(
         name="fact",
         metavar="NAME=VALUE",
         parse=_pairs,
         repeated=True,
         help="Something that is true of this device (firmware=2.1). May be repeated.",
     ),
-    _Option(
+    Option(
         name="commands",
         metavar="WHICH",
         default="off",
         help="What may be run here: off, all, or a list of commands, or @FILE with one a line. Default: off.",
     ),
-    _Option(
+    Option(
         name="output_limit",
         metavar="BYTES",
         parse=_size,
         default=1024 * 1024,
         help="How much of a command's output is told, half of it its beginning and half its end: 64k, 8m. Default: 1m.",
     ),
-    _Option(
+    Option(
         name="controller",
         metavar="URL",
         parse=BrokerAddress.parse,
         help="The broker of this device's own Sanji controller, which serves all but /agent. Default: none is there.",
     ),
-    _Option(
+    Option(
         name="controller_timeout",
         metavar="SECONDS",
         parse=_seconds(0.01, 86400),
         default=60.0,
         help="How long the controller may take to answer. Default: 60.",
     ),
-    _Option(
+    Option(
         name="telemetry",
         metavar="SECONDS",
         parse=_seconds(0, MAX_TELEMETRY),
         default=30.0,
         help="How often load, memory and so on are told; 0 is never. Default: 30.",
     ),
-    _Option(
+    Option(
         name="folder",
         metavar="FOLDER",
         parse=_folder,
         help="Where what was begun and done is remembered. Default: ~/.local/state/puppetmaster-agent/ID, for root "
         "/var/lib/puppetmaster-agent/ID.",
     ),
-    _Option(
+    Option(
         name="topic",
         metavar="TEMPLATE",
         parse=_topic,
@@ -268,13 +266,13 @@ _OPTIONS = (
         other_env="PUPPETMASTER_TOPIC",
         help="Where requests come in, as puppetmaster's --topic. Default: /remote/{destination}.",
     ),
-    _Option(
+    Option(
         name="kill_on_stop",
         parse=_truth,
         default=False,
         help="End running commands with the agent. Else they go on, and the next agent takes them over.",
     ),
-    _Option(
+    Option(
         name="log",
         metavar="LEVEL",
         parse=_level,
@@ -282,6 +280,11 @@ _OPTIONS = (
         help="What is logged: debug, info, warning, error or critical. Default: info.",
     ),
 )
+
+
+def options() -> tuple[Option, ...]:
+    """All settings in the order in which they are shown."""
+    return _OPTIONS
 
 
 def read_options(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> AgentSettings:
@@ -331,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
             "tells how the device is, until Ctrl-C.",
             88,
         ),
-        epilog=EXAMPLES,
+        epilog=EPILOG,
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="help", help="Show this, and exit.")
@@ -347,7 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _value(option: _Option, flag: Any, environ: Mapping[str, str]) -> Any:
+def _value(option: Option, flag: Any, environ: Mapping[str, str]) -> Any:
     if option.repeated:
         told = _parsed(option, [environ.get(option.env, "")], f"environment {option.env}")
         return {**told, **_parsed(option, flag, f"flag {option.flag}")}
@@ -359,7 +362,7 @@ def _value(option: _Option, flag: Any, environ: Mapping[str, str]) -> Any:
     return option.default
 
 
-def _parsed(option: _Option, value: Any, source: str) -> Any:
+def _parsed(option: Option, value: Any, source: str) -> Any:
     try:
         return option.parse(value)
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from puppetmaster.cli import accounts, agent, demo, dutserver, jobs, parts, requests, run, serve, show_settings
+from puppetmaster.cli import accounts, agent, demo, dutserver, jobs, parts, requests, run, serve, show_settings, worker
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
 from puppetmaster.version import __version__
@@ -28,8 +28,9 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(requests.app, name="requests")
 app.add_typer(accounts.app, name="accounts")
 app.command("serve")(serve.serve)
-app.command("agent", context_settings=agent.PASSED_ON, add_help_option=False)(agent.agent)
+app.command("agent")(agent.agent)
 app.add_typer(dutserver.app, name="dutserver")
+app.command("worker")(worker.worker)
 app.command("controller")(parts.controller)
 app.command("broker")(parts.broker)
 app.command("simulate")(parts.simulate)
