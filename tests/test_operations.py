@@ -24,7 +24,7 @@ from puppetmaster.errors import (
     TooLarge,
 )
 from puppetmaster.operations import INTERNAL_ERROR, OPERATIONS, Call, Operation, Outcome, carry_out, refusal
-from puppetmaster.queries import AnswersQuery, JobQuery, JobsQuery, RequestsQuery
+from puppetmaster.queries import AnswersQuery, DevicesQuery, FactQuery, JobQuery, JobsQuery, RequestsQuery
 from puppetmaster.service import Service
 from tests.test_service import Bench, job, run
 
@@ -36,13 +36,17 @@ BY_NAME = {operation.name: operation for operation in OPERATIONS}
 class Scripted:
     """A service that notes what it is asked, and answers or raises what it was given."""
 
-    def __init__(self, answer: Any = None) -> None:
-        self.asked: list[tuple[Any, ...]] = []
+    def __init__(self, answer: Any = None, part: str = "", asked: list[tuple[Any, ...]] | None = None) -> None:
+        self.asked: list[tuple[Any, ...]] = [] if asked is None else asked
         self._answer = answer
+        self._part = part
 
     def __getattr__(self, name: str) -> Any:
+        if name == "devices":
+            return Scripted(self._answer, "devices.", self.asked)
+
         async def method(*args: Any) -> Any:
-            self.asked.append((name, *args))
+            self.asked.append((self._part + name, *args))
             if isinstance(self._answer, BaseException):
                 raise self._answer
             return self._answer
@@ -66,7 +70,7 @@ def test_no_two_operations_have_one_name_or_are_one_method_of_one_resource() -> 
 def test_an_operation_is_written_as_both_edges_need_it(operation: Operation) -> None:
     assert operation.method in {"get", "post", "put", "delete"}
     assert operation.is_write == (operation.method != "get")
-    assert re.fullmatch(r"/[a-z]+(/:id(/[a-z]+)?)?", operation.resource)
+    assert re.fullmatch(r"/[a-z]+((/[a-z]+)?/:id(/[a-z]+)?)?", operation.resource)
     assert operation.summary.endswith(".")
 
 
@@ -84,6 +88,8 @@ def test_every_list_says_what_its_query_may_hold() -> None:
         "show_job": JobQuery,
         "list_answers": AnswersQuery,
         "list_requests": RequestsQuery,
+        "list_devices": DevicesQuery,
+        "list_fact_values": FactQuery,
     }
 
 
@@ -108,6 +114,11 @@ DOCUMENT = {"a": 1}
         ("show_request", ("show_request", 17)),
         ("show_request_too", ("show_request", 17)),
         ("cancel_request", ("cancel_request", 17)),
+        ("list_devices", ("devices.page", QUERY)),
+        ("show_device", ("devices.show", "17")),
+        ("update_device", ("devices.update", "17", DOCUMENT)),
+        ("remove_device", ("devices.remove", "17")),
+        ("list_fact_values", ("devices.values", "17", QUERY)),
     ],
 )
 def test_a_call_asks_the_service_for_one_thing_and_its_answer_is_the_outcome(name: str, asked: tuple[Any, ...]) -> None:
@@ -127,10 +138,11 @@ def test_every_operation_is_asked_for_above() -> None:
 
 
 def test_a_call_without_a_query_has_an_empty_one() -> None:
-    for name in ("list_jobs", "list_requests"):
+    asked = {"list_jobs": "list_jobs", "list_requests": "list_requests", "list_devices": "devices.page"}
+    for name, method in asked.items():
         service = Scripted([])
         assert ask(BY_NAME[name], Call(), service) == Outcome(200, [])
-        assert service.asked == [(name, {})]
+        assert service.asked == [(method, {})]
 
 
 # Ids
@@ -150,12 +162,29 @@ NO_IDS = [
 @pytest.mark.parametrize("ident", NO_IDS, ids=ascii)
 def test_an_id_that_is_none_is_not_found_and_the_service_is_not_asked(ident: str) -> None:
     for operation in OPERATIONS:
-        if ":id" in operation.resource:
+        if ":id" in operation.resource and not operation.resource.startswith("/devices"):
             service = Scripted()
             outcome = ask(operation, Call(ident, {}, {}), service)
             noun = "job" if operation.resource.startswith("/jobs") else "request"
             assert (outcome.code, outcome.data) == (404, {"message": f"no {noun} has the id {ident[:40]}"})
             assert service.asked == []
+
+
+def test_a_device_is_named_as_it_is_and_one_that_nobody_knows_is_not_found() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            bench.service.devices.seen("00:1A:2b.c d", 1.0)
+            shown = await carry_out(bench.service, BY_NAME["show_device"], Call("00:1A:2b.c d"))
+            assert (shown.code, shown.data["id"]) == (200, "00:1A:2b.c d")
+            for name in ("show_device", "remove_device"):
+                for ident in ("", "nobody", "a/b", "x" * 5000, "\ud800", "a\0"):
+                    outcome = await carry_out(bench.service, BY_NAME[name], Call(ident))
+                    assert (outcome.code, set(outcome.data)) == (404, {"message"})
+                    assert len(json.dumps(outcome.data)) < 1000
+            refused = await carry_out(bench.service, BY_NAME["update_device"], Call("a/b", document={"labels": {}}))
+            assert (refused.code, refused.data["errors"][0]["path"]) == (400, "id")
+
+    run(main)
 
 
 # How it ends

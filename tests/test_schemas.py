@@ -16,30 +16,35 @@ from pydantic import BaseModel, TypeAdapter
 
 from puppetmaster import schemas, views
 from puppetmaster.accounts.roles import Role
+from puppetmaster.devices import DeviceUpdate
 from puppetmaster.errors import InvalidDocument, JobNotFound, TooLarge
 from puppetmaster.job_document import JobReader
-from puppetmaster.queries import AnswersQuery, JobQuery, JobsQuery, Page, RequestsQuery, parse
+from puppetmaster.policies import Connection
+from puppetmaster.queries import AnswersQuery, DevicesQuery, FactQuery, JobQuery, JobsQuery, Page, RequestsQuery, parse
 from puppetmaster.states import JobStatus, RequestStatus
 from tests import test_job_document
 from tests.system import bad_bodies
+from tests.test_devices import BAD_UPDATES
 from tests.test_service import Bench, run, settle
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 ANSWERS: list[Any] = [
     schemas.Job, schemas.DryRun, schemas.Removed, schemas.Request, schemas.AnswerGroup, schemas.ErrorBody,
-    schemas.Health, schemas.Token, schemas.Account, schemas.AccountEntry, schemas.AuditEntry,
+    schemas.Health, schemas.Token, schemas.Account, schemas.AccountEntry, schemas.AuditEntry, schemas.Device,
+    schemas.FactValue,
 ]  # fmt: skip
 BODIES: dict[str, Callable[[], schemas.BodyDescription]] = {
     "job": schemas.job_body,
     "request": schemas.request_body,
     "update": schemas.update_body,
     "rerun": schemas.rerun_body,
+    "device": schemas.device_body,
     "login": lambda: schemas.body_of(schemas.Login),
     "new account": lambda: schemas.body_of(schemas.NewAccount),
     "account change": lambda: schemas.body_of(schemas.AccountChange),
 }
-QUERIES = (JobsQuery, JobQuery, AnswersQuery, RequestsQuery, Page)
+QUERIES = (JobsQuery, JobQuery, AnswersQuery, RequestsQuery, DevicesQuery, FactQuery, Page)
 
 reader = JobReader(max_requests=1_000)
 READ: dict[str, Callable[[object], object]] = {
@@ -47,6 +52,7 @@ READ: dict[str, Callable[[object], object]] = {
     "request": reader.request,
     "update": reader.update,
     "rerun": reader.rerun,
+    "device": lambda document: schemas.parse(DeviceUpdate, document),
     "login": lambda document: schemas.parse(schemas.Login, document),
     "new account": lambda document: schemas.parse(schemas.NewAccount, document),
     "account change": lambda document: schemas.parse(schemas.AccountChange, document),
@@ -380,6 +386,34 @@ def test_a_dry_run_and_a_large_answer_are_read() -> None:
             assert schemas.AnswerGroup.model_validate(group).cut
 
     run(main)
+
+
+def test_devices_are_read_whatever_is_known_of_them() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            devices = bench.service.devices
+            devices.seen("seen", 1.0)
+            facts = {"hostname": "box", "cores": 4, "load": 0.5, "edge": True}
+            devices.presence("says", {"connection": "online", "labels": {"site": "berlin"}, "facts": facts}, 2.0)
+            devices.telemetry("says", {"frequent": {"load": [1, None]}, "seldom": {"disk": {"free": 1}}}, 3.0)
+            fits(schemas.Device, await devices.update("named", {"labels": {"site": "bonn"}}))
+            views = await devices.page({})
+            fits(list[schemas.Device], views)
+            assert all(set(view) == wire_names(schemas.Device) for view in views)
+            assert wire_names(schemas.Telemetry) == set(views[0]["telemetry"])
+            device = schemas.Device.model_validate(await devices.show("says"))
+            assert (device.facts, device.labels, device.connection) == (facts, {"site": "berlin"}, Connection.ONLINE)
+            values = await devices.values("cores", {})
+            fits(list[schemas.FactValue], values)
+            assert wire_names(schemas.FactValue) == set(values[0])
+
+    run(main)
+
+
+@pytest.mark.parametrize("document", BAD_UPDATES, ids=lambda document: repr(document)[:40])
+def test_labels_that_are_refused_do_not_fit_the_schema(document: Any) -> None:
+    assert refused("device", document) is not None
+    assert not validator("device").is_valid(document)
 
 
 def test_errors_are_read() -> None:
