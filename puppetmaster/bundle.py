@@ -25,6 +25,7 @@ from puppetmaster.process import cancel, instance_of, listen, open_registry, ope
 from puppetmaster.service import Service
 from puppetmaster.settings import Settings
 from puppetmaster.store import TinyStore
+from puppetmaster.systems import Systems
 from puppetmaster.tunnels import Tunnels
 from puppetmaster.version import __version__
 from puppetmaster.wire import Codec, DeviceTunnel, RemoteBundle, answer_topic
@@ -78,6 +79,7 @@ async def _serve(
     core.publish_output = tunnels.publish_output
     observer = Observer(settings.broker, instance, core.devices, clock.now, on_output=core.take_output)
     core.devices.on_removed.append(observer.clear_presence)
+    systems = Systems(core, settings)
     tunnels.serve(service)
     core.load(instance)
     sanji = Puppetmaster.make(
@@ -103,7 +105,9 @@ async def _serve(
             ending.push_async_callback(cancel, connecting)
         ending.push_async_callback(edge.close)
         edge.start()
-        if listening is not None:
+        accounts, audit = Accounts(settings.data, now=clock.now), Audit(settings.data / AUDIT_FILE)
+        systems.start(accounts, audit)
+        if settings.http is not None and listening is not None:
             parts = _parts(instance, service, tunnels, sanji)
             metrics = Metrics(
                 version=__version__,
@@ -111,9 +115,23 @@ async def _serve(
                 sources=_sources(core, store, tunnels, sanji, feeds),
                 commit_times=times,
             )
-            app = make_app(_site(settings, core, feeds, metrics, parts))
+            site = Site(
+                service=service,
+                feeds=feeds,
+                outputs=core.outputs,
+                metrics=metrics,
+                parts=parts,
+                accounts=accounts,
+                audit=audit,
+                listen=settings.http,
+                now=clock.now,
+                lifetime=settings.login_hours * HOUR,
+                insecure=settings.insecure,
+                origins=settings.cors,
+                mounts=systems.apps,
+            )
             http = HttpServer(
-                app,
+                make_app(site),
                 listening,
                 cert=settings.http_cert,
                 key=settings.http_key,
@@ -123,29 +141,11 @@ async def _serve(
             await http.start()
             if settings.insecure:
                 logger.warning("whoever reaches %s may do all until there is an account (--insecure)", settings.http)
+        ending.push_async_callback(systems.close)
         ending.callback(feeds.close)
         failed = await until(stop, service)
         logger.info("stopping")
     return 1 if failed else 0
-
-
-def _site(settings: Settings, core: Core, feeds: Feeds, metrics: Metrics, parts: Parts) -> Site:
-    assert settings.http is not None
-    clock = core.clock
-    return Site(
-        service=core.service,
-        feeds=feeds,
-        outputs=core.outputs,
-        metrics=metrics,
-        parts=parts,
-        accounts=Accounts(settings.data, now=clock.now),
-        audit=Audit(settings.data / AUDIT_FILE),
-        listen=settings.http,
-        now=clock.now,
-        lifetime=settings.login_hours * HOUR,
-        insecure=settings.insecure,
-        origins=settings.cors,
-    )
 
 
 def _parts(instance: str, service: Service, tunnels: Tunnels, sanji: Puppetmaster) -> Parts:

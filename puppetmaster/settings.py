@@ -42,6 +42,7 @@ MAX_TOPIC = 128
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CHANNELS = ("mqtt", "controller")
+COMMANDS_OFF = "off"
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,16}")
@@ -430,7 +431,7 @@ class Settings:
         ),
     )
     commands: str = field(
-        default="off",
+        default=COMMANDS_OFF,
         metadata=_about(
             _commands,
             env="PUPPETMASTER_COMMANDS",

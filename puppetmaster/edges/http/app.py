@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import fastapi_offline
@@ -66,8 +66,8 @@ class Site:
     lifetime: float
     insecure: bool = False
     origins: Sequence[str] = ()
-    mounts: Mapping[str, ASGIApp] = field(default_factory=dict)
-    """The applications that speak the language of other systems, by the path that they are under."""
+    mounts: Callable[[Access], Mapping[str, ASGIApp]] = lambda access: {}
+    """Makes the applications that speak the languages of other systems, by the path that they are under."""
 
 
 def make_app(site: Site) -> ASGIApp:
@@ -81,7 +81,7 @@ def make_app(site: Site) -> ASGIApp:
     Logins(site.accounts, access, site.audit, lifetime=site.lifetime, now=site.now).add_to(app)
     add_status(app, site.parts, site.metrics)
     _add_pages(app)
-    for prefix, mounted in site.mounts.items():
+    for prefix, mounted in site.mounts(access).items():
         app.mount(prefix, mounted)
     app.add_exception_handler(HTTPException, _not_here)  # type: ignore[arg-type]
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]
