@@ -46,6 +46,10 @@ MESSAGES = {
 }
 
 
+def _no_mounts(access: Access) -> Mapping[str, ASGIApp]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """What the HTTP edge is made of.
@@ -66,7 +70,7 @@ class Site:
     lifetime: float
     insecure: bool = False
     origins: Sequence[str] = ()
-    mounts: Callable[[Access], Mapping[str, ASGIApp]] = lambda access: {}
+    mounts: Callable[[Access], Mapping[str, ASGIApp]] = _no_mounts
     """Makes the applications that speak the languages of other systems, by the path that they are under."""
 
 
