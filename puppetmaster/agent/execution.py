@@ -1,0 +1,409 @@
+"""One order's commands, one after the other, from wherever an earlier life left them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import math
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from puppetmaster.agent.commands import Command, Plan
+from puppetmaster.agent.ending import Ending
+from puppetmaster.agent.launch import prepare, removal
+from puppetmaster.agent.output import MIB, Output, OutputLimits, TooMuchOutput
+from puppetmaster.agent.shim import NOT_BEGUN, Run, Shim
+
+logger = logging.getLogger(__name__)
+
+FASTEST, SLOWEST = 0.02, 0.25
+"""Seconds between two looks at the output: soon after there was some, seldom when a command is silent."""
+
+MARKER_TIME = 5.0
+"""Seconds for a shell to write down who it is, once it has made its marker: it does both at once."""
+
+REMOVAL_TIME = 30.0
+"""Seconds for podman or docker to remove a container."""
+
+DONE, FAILED, CANCELED = 200, 500, 499
+
+T = TypeVar("T")
+
+
+class Outcome(str, Enum):
+    """How an order ended; the value is the word on the wire."""
+
+    DONE = "done"
+    """All exit codes were 0."""
+    FAILED = "failed"
+    """A command failed, or could not be started."""
+    TIMEOUT = "timeout"
+    """It took too long and was killed."""
+    KILLED = "killed"
+    """It was killed because somebody wanted that."""
+    NEVER_STARTED = "never started"
+    """It was canceled before its first command began."""
+    CUT_OFF = "cut off"
+    """It was running when the machine went down, or its shell was killed."""
+    NOT_ALLOWED = "not allowed"
+    """The agent's setting forbids it."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Stop(str, Enum):
+    """Why an order is stopped; the value is what is noted."""
+
+    CANCEL = "cancel"
+    """Somebody asked for it."""
+    TIMEOUT = "timeout"
+    OUTPUT = "output"
+    """It fills the disk with its output."""
+    CLOSE = "close"
+    """The process that looks after it is told to end its commands."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(slots=True)
+class _Result:
+    """How one command ended."""
+
+    status: int | None = None
+    outcome: Outcome = Outcome.DONE
+    message: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.outcome is Outcome.DONE and self.status == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all executions of a worker share."""
+
+    files: Executor
+    """Where files are read and written, and shells started."""
+    limits: OutputLimits
+    kill_after: float
+    """Seconds from TERM to KILL."""
+    is_clear: Callable[[], bool]
+    """Whether more output can be told now."""
+
+
+class Execution:
+    """Carries out a plan in a folder.
+
+    :param tell: tells what output there is to tell; called often.
+    :param note: makes it durable that the order is stopped, before anything is killed.
+    :param progress: hears of each command that begins.
+    :param stop: why an earlier life has stopped it.
+    :param is_doubtful: whether a command that has not left a marker may have begun all the same, because the machine
+        went down since: it is not begun then.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        around: Surroundings,
+        *,
+        tell: Callable[[Output], Awaitable[None]],
+        note: Callable[[Stop], Awaitable[None]],
+        progress: Callable[[int], None],
+        stop: Stop | None = None,
+        is_doubtful: bool = False,
+    ) -> None:
+        self._plan, self._folder, self._around = plan, folder, around
+        self._tell, self._note, self._progress = tell, note, progress
+        self._stop, self._is_doubtful = stop, is_doubtful
+        self._was_killed = stop is not None
+        self._wake = asyncio.Event()
+        self._deadline = math.inf
+        self._command = 0
+        self._seen = 0
+
+    def stop(self, why: Stop) -> None:
+        """End it; idempotent, the first reason counts."""
+        if self._stop is None:
+            self._stop = why
+            self._wake.set()
+
+    async def run(self) -> tuple[int, dict[str, Any], Output]:
+        """Carry it out; code and data of the final answer, and the output, which may not all be told."""
+        output = await self._in_thread(self._open)
+        result = _Result(None, Outcome.NEVER_STARTED)
+        for number, command in enumerate(self._plan.commands):
+            result = await self._run(number, command, output)
+            if not result.is_good:
+                break
+        code, data = await self._in_thread(self._answer, result, output)
+        return code, data, output
+
+    def _open(self) -> Output:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Output(self._folder, len(self._plan.commands), self._around.limits)
+
+    # ------------------------------------------------------------------------------------------- one command
+
+    async def _run(self, number: int, command: Command, output: Output) -> _Result:
+        run = Run(self._folder, number)
+        shim = None
+        if not await self._in_thread(run.has_begun):
+            if (reason := self._reason_against(number)) is not None:
+                return reason
+            try:
+                shim = await self._in_thread(lambda: run.launch(prepare(command, self._container(number))))
+            except (OSError, ValueError) as error:
+                self._command = number
+                return _Result(None, Outcome.FAILED, f"it could not be started: {_reason(error)}")
+        self._command = number
+        self._progress(number)
+        await self._in_thread(output.begin, number)
+        result = await self._follow(number, command, run, output, shim)
+        await self._in_thread(output.end, number)
+        await self._tell(output)
+        return result
+
+    def _reason_against(self, number: int) -> _Result | None:
+        """Why a command is not begun."""
+        if number and time.monotonic() >= self._deadline:
+            self.stop(Stop.TIMEOUT)
+        if self._stop is not None:
+            self._was_killed = number > 0
+            return _Result(None, Outcome.KILLED if number else Outcome.NEVER_STARTED)
+        if self._is_doubtful:
+            return _Result(None, Outcome.CUT_OFF, "the machine went down about when this was to begin")
+        return None
+
+    def _container(self, number: int) -> str:
+        return f"puppetmaster-{self._folder.name}-{number}"
+
+    async def _follow(self, number: int, command: Command, run: Run, output: Output, shim: Shim | None) -> _Result:
+        """Wait for a command: its shell is our child, or None and an earlier life has begun it."""
+        is_child = shim is not None
+        shim = shim or await self._shim(run)
+        status = None
+        if shim is not None:
+            status = await self._wait(number, command, run, output, shim, is_child)
+        if status == NOT_BEGUN and shim is not None:
+            winner = await self._in_thread(run.shim)
+            if winner is None:
+                return _Result(None, Outcome.FAILED, "it could not be started: the agent's folder can't be written")
+            if winner.pid != shim.pid:
+                return await self._follow(number, command, run, output, None)
+        return await self._in_thread(self._result, run, status)
+
+    async def _shim(self, run: Run) -> Shim | None:
+        for _ in range(int(MARKER_TIME / FASTEST)):
+            shim = await self._in_thread(run.shim)
+            if shim is not None:
+                return shim
+            await asyncio.sleep(FASTEST)
+        return None
+
+    def _result(self, run: Run, status: int | None) -> _Result:
+        found = run.status()
+        if found is None and status is not None and status >= 0:
+            found = status  # the disk may have been too full for the file
+        if self._stop is not None and self._was_killed:
+            return _Result(found, Outcome.KILLED)
+        if found is None:
+            return _Result(None, Outcome.CUT_OFF, "it was cut off: nobody saw its end")
+        return _Result(found, Outcome.FAILED if found else Outcome.DONE)
+
+    # ----------------------------------------------------------------------------------------------- waiting
+
+    async def _wait(
+        self, number: int, command: Command, run: Run, output: Output, shim: Shim, is_child: bool
+    ) -> int | None:
+        """Wait for a shell's end, tell its output, end it when it is time; its own status if it is our child."""
+        ending = Ending(shim, is_child, self._wake.set)
+        killer = _Killer(shim, self._around.kill_after)
+        deadline = await self._in_thread(self._deadline_of, command, run, is_child)
+        delay = FASTEST
+        try:
+            while not ending.look():
+                await self._pause(min(delay, killer.patience, max(0.0, deadline - time.monotonic())))
+                delay = FASTEST if await self._look(output) else min(SLOWEST, delay * 1.5)
+                if time.monotonic() >= deadline:
+                    self.stop(Stop.TIMEOUT)
+                    deadline = math.inf
+                if self._stop is not None and not ending.look():
+                    await self._kill(killer)
+            await self._clear_away(killer, command, number, run, is_child)
+            return ending.reap()
+        finally:
+            ending.close()
+
+    def _deadline_of(self, command: Command, run: Run, is_child: bool) -> float:
+        """When a command has to be done, on the monotonic clock."""
+        now, today = time.monotonic(), time.time()
+        if self._plan.timeout is not None and self._deadline == math.inf:
+            self._deadline = now + self._plan.timeout - _age(Run(self._folder, 0), today)
+        age = 0.0 if is_child else _age(run, today)
+        return min(self._deadline, math.inf if command.timeout is None else now + command.timeout - age)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+
+    async def _look(self, output: Output) -> bool:
+        """Tell what there is; whether there was anything new."""
+        before = self._seen
+        try:
+            self._seen = await self._in_thread(output.look)
+        except TooMuchOutput:
+            self.stop(Stop.OUTPUT)
+        await self._tell(output)
+        return self._seen != before
+
+    async def _kill(self, killer: _Killer) -> None:
+        if not killer.is_at_work:
+            assert self._stop is not None
+            self._was_killed = True
+            await self._note(self._stop)
+        killer.go_on()
+
+    async def _clear_away(self, killer: _Killer, command: Command, number: int, run: Run, is_child: bool) -> None:
+        """End what a shell has left behind that did not end well."""
+        if killer.is_at_work:
+            while killer.patience > 0 and await self._in_thread(killer.shim.has_group):
+                await asyncio.sleep(min(SLOWEST, killer.patience))
+            if await self._in_thread(killer.shim.has_group):
+                killer.shim.send(signal.SIGKILL)
+        elif is_child and run.status() is None:
+            # Somebody killed the shell. It is not reaped, so its number is still its own.
+            killer.shim.send(signal.SIGKILL)
+        else:
+            return
+        if command.container is not None:
+            await self._in_thread(_remove, self._container(number))
+
+    # ------------------------------------------------------------------------------------------------ answer
+
+    def _answer(self, result: _Result, output: Output) -> tuple[int, dict[str, Any]]:
+        outcome, code, message = self._judge(result)
+        duration = self._duration(result)
+        data: dict[str, Any] = {
+            "outcome": outcome.value,
+            "exitCode": result.status,
+            "signal": _signal(result.status, outcome),
+            "duration": duration,
+        }
+        if self._plan.is_sequence:
+            data["command"] = self._command
+        if self._stop is Stop.CANCEL:
+            data["after"] = duration
+        data.update(output.answer())
+        data["message"] = message or _message(outcome, result.status, duration)
+        return code, data
+
+    def _judge(self, result: _Result) -> tuple[Outcome, int, str]:
+        if self._stop is Stop.CANCEL:
+            killed = result.outcome in (Outcome.KILLED, Outcome.NEVER_STARTED)
+            return result.outcome if killed else Outcome.DONE, CANCELED, ""
+        if not self._was_killed or self._stop is None:
+            if result.outcome is Outcome.NEVER_STARTED:
+                return result.outcome, FAILED, "the agent was told to end its commands before this one began"
+            return result.outcome, DONE if result.outcome is Outcome.DONE else FAILED, result.message
+        outcome = _OUTCOMES[self._stop]
+        return outcome, FAILED, "" if outcome is Outcome.TIMEOUT else self._excuse()
+
+    def _excuse(self) -> str:
+        if self._stop is Stop.OUTPUT:
+            size = self._around.limits.disk_bytes / MIB
+            return f"it said more than {size:g} MiB, and this file system can't give back what was read: it was killed"
+        return "the agent was told to end its commands"
+
+    def _duration(self, result: _Result) -> float:
+        began, last = Run(self._folder, 0).began_at(), Run(self._folder, self._command)
+        if began is None:
+            return 0.0
+        ended = last.ended_at() if last.status() is not None or result.outcome is Outcome.CUT_OFF else time.time()
+        return round(max(0.0, (ended or began) - began), 3)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._around.files, function, *arguments)
+
+
+_OUTCOMES = {Stop.TIMEOUT: Outcome.TIMEOUT, Stop.OUTPUT: Outcome.FAILED, Stop.CLOSE: Outcome.KILLED}
+
+
+class _Killer:
+    """TERM to a group, and KILL when that does not help."""
+
+    def __init__(self, shim: Shim, kill_after: float) -> None:
+        self.shim, self._kill_after = shim, kill_after
+        self._kill_at = math.inf
+        self.is_at_work = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds until :meth:`go_on` has something to do."""
+        return max(0.0, self._kill_at - time.monotonic())
+
+    def go_on(self) -> None:
+        """Do what it is time for."""
+        if not self.is_at_work:
+            self.is_at_work = True
+            self._kill_at = time.monotonic() + self._kill_after
+            self.shim.send(signal.SIGTERM)
+        elif self.patience == 0:
+            self._kill_at = time.monotonic() + self._kill_after  # again, if need be
+            self.shim.send(signal.SIGKILL)
+
+
+def _age(run: Run, today: float) -> float:
+    return max(0.0, today - (run.began_at() or today))
+
+
+def _remove(container: str) -> None:
+    words = removal(container)
+    if words is None:
+        return
+    try:
+        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVAL_TIME, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.warning("%s: %s", container, error, extra={"event": "agent_container_left"})
+
+
+def _signal(status: int | None, outcome: Outcome) -> int | None:
+    """The signal that ended a command, as far as a shell's status tells: a program may exit with such a number too."""
+    if status is None:
+        return signal.SIGKILL.value if outcome in (Outcome.KILLED, Outcome.TIMEOUT) else None
+    number = status - 128
+    return number if 0 < number < signal.SIGRTMIN else None
+
+
+def _message(outcome: Outcome, status: int | None, duration: float) -> str:
+    if outcome is Outcome.NEVER_STARTED:
+        return "it was canceled before it began"
+    if outcome is Outcome.KILLED:
+        return f"killed after {duration:.1f} s"
+    if outcome is Outcome.TIMEOUT:
+        return f"it took too long and was killed after {duration:.1f} s"
+    number = _signal(status, outcome)
+    if number is not None:
+        return f"killed by signal {number} ({signal.Signals(number).name})"
+    return f"exit code {status}" if status else "done"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.E2BIG:
+        return "its words and its environment are too long for this system (a word may have 128 KiB)"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
