@@ -22,6 +22,7 @@ All of them raise the same errors, which are those of :mod:`puppetmaster.errors`
     │   ├── NotAllowed               403  a Forbidden: the account's role is not enough
     │   ├── UnknownJob               404  a JobNotFound (LookupError)
     │   ├── UnknownRequest           404  a RequestNotFound (LookupError)
+    │   ├── UnknownDevice            404  a DeviceNotFound (LookupError)
     │   ├── StateForbids             409  a Conflict: it has ended, or its key belongs to another body
     │   ├── SizeRefused              413  a TooLarge
     │   ├── Throttled                429  a TooManyAttempts: retry_after
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         SizeRefused,
         StateForbids,
         Throttled,
+        UnknownDevice,
         UnknownJob,
         UnknownRequest,
     )
@@ -79,6 +81,7 @@ __all__ = [
     "SizeRefused",
     "StateForbids",
     "Throttled",
+    "UnknownDevice",
     "UnknownJob",
     "UnknownRequest",
     "is_final",

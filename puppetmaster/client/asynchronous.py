@@ -20,16 +20,16 @@ from puppetmaster.client import calls
 from puppetmaster.client.attempts import PATIENCE, Attempts
 from puppetmaster.client.calls import Call, JobOptions, Limits, RerunOptions, Texts
 from puppetmaster.client.documents import Document, Told
-from puppetmaster.client.pages import Numbered, Pages
+from puppetmaster.client.pages import Listed, Pages
 from puppetmaster.client.server import Server
 from puppetmaster.client.watching import Watching
 from puppetmaster.errors import JobNotFound, PuppetmasterError, TooLarge
-from puppetmaster.schemas import Account, AnswerGroup, DryRun, Health, Job, Request, Token
+from puppetmaster.schemas import Account, AnswerGroup, Device, DryRun, FactValue, Health, Job, Request, Token
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-N = TypeVar("N", bound=Numbered)
+N = TypeVar("N", bound=Listed)
 
 
 class AsyncClient:
@@ -263,6 +263,69 @@ class AsyncClient:
         """
         return await self._run(calls.cancel_request(request_id))
 
+    # Devices
+
+    def devices(
+        self,
+        *,
+        connection: Texts | None = None,
+        label: Texts | None = None,
+        fact: Texts | None = None,
+        device: Texts | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Device]:
+        """The devices in the order of their ids, asked for in pages as they are needed.
+
+        :param connection: only devices with this connection, or any of these: online, offline, unknown.
+        :param label: only devices with this label (``site=berlin``, or ``site`` for any value), or all of these.
+        :param fact: only devices that say this of themselves (``system=Linux``), or all of these.
+        :param device: only the device with this id, or any of these; ``*`` stands for any characters.
+        :param limit: how many at most; none means all.
+        """
+        return self._pages(
+            lambda size, offset: calls.list_devices(
+                connection=connection, label=label, fact=fact, id=device, limit=size, offset=offset
+            ),
+            limit,
+            ascending=True,
+        )
+
+    async def device(self, device_id: str) -> Device:
+        """One device.
+
+        :raises DeviceNotFound: when there is none.
+        """
+        return await self._run(calls.show_device(device_id))
+
+    async def label_device(self, device_id: str, labels: Mapping[str, str | None] | None) -> Device:
+        """Give a device labels; it need not have been heard of yet.
+
+        :param labels: those that change. One that is none is taken away; none in place of all leaves the device with
+            those that it says it has.
+        """
+        return await self._run(calls.label_device(device_id, labels))
+
+    async def remove_device(self, device_id: str) -> Device:
+        """Forget a device, until it is heard of again; what was known of it in the end.
+
+        :raises DeviceNotFound: when there is none.
+        """
+        return await self._run(calls.remove_device(device_id))
+
+    async def fact_values(
+        self,
+        fact: str,
+        *,
+        connection: Texts | None = None,
+        label: Texts | None = None,
+        limit: int | None = None,
+    ) -> list[FactValue]:
+        """What devices say of a fact, counted, the most frequent first.
+
+        :param limit: how many values at most; none means 100.
+        """
+        return await self._run(calls.list_fact_values(fact, connection=connection, label=label, limit=limit))
+
     # The server
 
     async def login(self, name: str, password: str) -> Token:
@@ -322,8 +385,10 @@ class AsyncClient:
             raise self._server.no_answer(call, error) from error
         return self._server.read(call, response)
 
-    async def _pages(self, call: Callable[[int, int], Call[list[N]]], limit: int | None) -> AsyncIterator[N]:
-        pages = Pages(call, limit)
+    async def _pages(
+        self, call: Callable[[int, int], Call[list[N]]], limit: int | None, *, ascending: bool = False
+    ) -> AsyncIterator[N]:
+        pages = Pages(call, limit, ascending=ascending)
         while (next_call := pages.next_call()) is not None:
             try:
                 page = await self._run(next_call)

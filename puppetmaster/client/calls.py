@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
-from puppetmaster.client.documents import CREATE_TIMEOUT, Document, with_query
+from puppetmaster.client.documents import CREATE_TIMEOUT, Document, device_path, fact_path, with_query
 from puppetmaster.errors import Fault, InvalidDocument
-from puppetmaster.schemas import Account, AnswerGroup, DryRun, Health, Job, Request, Token
+from puppetmaster.schemas import Account, AnswerGroup, Device, DryRun, FactValue, Health, Job, Request, Token
 from puppetmaster.times import to_text
 
 ANSWER_TIMEOUT = 30.0
@@ -197,6 +197,35 @@ def show_request(request_id: int) -> Call[Request]:
 def cancel_request(request_id: int) -> Call[Request]:
     """Cancel a request; one that is canceled stays so."""
     return Call(method="delete", resource=f"/requests/{request_id}", read=_one(Request))
+
+
+# Devices
+
+
+def list_devices(**query: Any) -> Call[list[Device]]:
+    """A page of the devices."""
+    return _get(with_query("/devices", query), _many(Device))
+
+
+def show_device(device_id: str) -> Call[Device]:
+    """One device."""
+    return _get(device_path(device_id), _one(Device))
+
+
+def label_device(device_id: str, labels: Mapping[str, str | None] | None) -> Call[Device]:
+    """Give a device labels."""
+    body = {"labels": None if labels is None else dict(labels)}
+    return Call(method="put", resource=device_path(device_id), body=body, read=_one(Device))
+
+
+def remove_device(device_id: str) -> Call[Device]:
+    """Forget a device: not to be repeated, for a second one finds no device."""
+    return Call(method="delete", resource=device_path(device_id), read=_one(Device), repeatable=False)
+
+
+def list_fact_values(fact: str, **query: Any) -> Call[list[FactValue]]:
+    """What devices say of a fact, counted."""
+    return _get(with_query(fact_path(fact), query), _many(FactValue))
 
 
 # The server

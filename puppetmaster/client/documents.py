@@ -143,6 +143,29 @@ class DocumentClient(ABC):
         """Call a request off; the request."""
         return self._document(await self.request("delete", f"/requests/{request_id}"))
 
+    # Devices
+
+    async def devices(self, **query: Any) -> list[Document]:
+        """A page of the devices, in the order of their ids; by ``limit offset connection label fact id``."""
+        return self._documents(await self.request("get", with_query("/devices", query)))
+
+    async def device(self, device_id: str) -> Document:
+        """One device."""
+        return self._document(await self.request("get", device_path(device_id)))
+
+    async def label_device(self, device_id: str, labels: Mapping[str, str | None] | None) -> Document:
+        """Give a device labels; one that is none is taken away, none for all leaves those of its own; the device."""
+        body = {"labels": None if labels is None else dict(labels)}
+        return self._document(await self.request("put", device_path(device_id), body))
+
+    async def remove_device(self, device_id: str) -> Document:
+        """Forget a device; what was known of it in the end."""
+        return self._document(await self.request("delete", device_path(device_id)))
+
+    async def fact_values(self, fact: str, **query: Any) -> list[Document]:
+        """What devices say of a fact, counted, the most frequent first; by ``limit connection label fact id``."""
+        return self._documents(await self.request("get", with_query(fact_path(fact), query)))
+
     def _document(self, data: Any) -> Document:
         if not isinstance(data, dict):
             raise self.unreadable(f"the answer is no document: {data!r:.100}")
@@ -172,6 +195,22 @@ def follows(change: Document, job: Document) -> bool:
 def without_requests(job: Document) -> Document:
     """A job as lists and changes have it."""
     return {key: value for key, value in job.items() if key not in ("requests", "collection")}
+
+
+def device_path(device_id: str) -> str:
+    """The resource of a device, whatever characters its id has."""
+    return f"/devices/{_in_path(device_id)}"
+
+
+def fact_path(fact: str) -> str:
+    """The resource that counts what devices say of a fact."""
+    return f"/devices/facts/{_in_path(fact)}"
+
+
+def _in_path(text: str) -> str:
+    quoted = quote(text, safe=":@", errors="replace")
+    # These two would be steps to another path.
+    return quoted.replace(".", "%2E") if text in (".", "..") else quoted
 
 
 def with_query(path: str, query: Mapping[str, Any]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from puppetmaster.errors import (
     Conflict,
+    DeviceNotFound,
     Fault,
     Forbidden,
     InvalidDocument,
@@ -67,6 +69,10 @@ class UnknownRequest(AnswerError, RequestNotFound):
     """Raised when there is no such request (404)."""
 
 
+class UnknownDevice(AnswerError, DeviceNotFound):
+    """Raised when there is no such device (404)."""
+
+
 class StateForbids(AnswerError, Conflict):
     """Raised when the state of a job or a request forbids it, or a key belongs to another body (409)."""
 
@@ -121,20 +127,29 @@ _BY_CODE: dict[int, type[AnswerError]] = {
 }
 
 _JOB, _REQUEST = re.compile(r"/jobs/(\d+)\b"), re.compile(r"/requests?/(\d+)\b")
+_DEVICE = re.compile(r"/devices/([^/?]+)")
+
+
+_UNKNOWN: dict[re.Pattern[str], type[AnswerError]] = {
+    _JOB: UnknownJob, _REQUEST: UnknownRequest, _DEVICE: UnknownDevice,
+}  # fmt: skip
 
 
 def refusal(code: int, data: Any, resource: str, retry_after: float | None = None) -> AnswerError:
     """The error for an answer that is no success."""
     found = _BY_CODE.get(code, AnswerError)
     if code == 404:
-        found = UnknownJob if _JOB.match(resource) else UnknownRequest if _REQUEST.match(resource) else AnswerError
+        found = next((error for pattern, error in _UNKNOWN.items() if pattern.match(resource)), AnswerError)
     return found(code, data, resource=resource, retry_after=retry_after)
 
 
 def _ident(resource: str) -> object:
-    """The number of the job or request that a call is about, or none."""
+    """The number of the job or request that a call is about, or the name of the device, or none."""
     found = _JOB.match(resource) or _REQUEST.match(resource)
-    return int(found[1]) if found else None
+    if found is not None:
+        return int(found[1])
+    device = _DEVICE.match(resource)
+    return unquote(device[1]) if device else None
 
 
 def _text(data: Any, key: str) -> str:
