@@ -22,7 +22,7 @@ WIDE = 240
 SHORT = 60
 """Characters of a result in a table; ``show`` prints all of it."""
 
-ELASTIC = frozenset({"name", "resource", "result", "examples"})
+ELASTIC = frozenset({"name", "resource", "result", "examples", "labels", "hostname", "value"})
 """Columns that are cut first where the terminal is narrow."""
 
 STYLES = {
@@ -116,6 +116,37 @@ def print_answers(groups: Iterable[Document]) -> None:
             _short(_said(group.get("result"))),
             _short(", ".join(group.get("destinations") or ())),
         )
+    show(table)
+
+
+def print_devices(devices: Iterable[Document]) -> None:
+    """A table of devices."""
+    table = _table("id", "connection", "seen", "request", "labels", "hostname", "system", "version")
+    for device in devices:
+        facts = device.get("facts") or {}
+        table.add_row(
+            _cell(device.get("id")),
+            _connection(device),
+            f"{age(device.get('lastSeenAt'))} ago" if device.get("lastSeenAt") else "-",
+            _cell(device.get("currentRequest")),
+            _short(_pairs(device.get("labels"))),
+            *(_short(facts.get(name)) for name in ("hostname", "system", "version")),
+        )
+    show(table)
+
+
+def print_device(device: Document) -> None:
+    """All of a device."""
+    rest = {"labels": _pairs(device.get("labels")), "facts": _pairs(device.get("facts"))}
+    _print_fields({**device, **rest})
+
+
+def print_values(values: Iterable[Document]) -> None:
+    """A table of what devices say of a fact, with some of those that say it."""
+    table = _table("count", "value", "examples")
+    for group in values:
+        examples = ", ".join(group.get("devices") or ())
+        table.add_row(_cell(group.get("count")), _short(group.get("value")), _short(examples))
     show(table)
 
 
@@ -222,6 +253,15 @@ def _said(result: Any) -> Any:
         return result
     rest = _without(result, "message")
     return f"{result['message']} {orjson.dumps(rest).decode()}" if rest else result["message"]
+
+
+def _pairs(named: Document | None) -> str:
+    return ", ".join(f"{name}={_cell(value).plain}" for name, value in sorted((named or {}).items()))
+
+
+def _connection(device: Document) -> Text:
+    word = str(device.get("connection", "-"))
+    return Text(plain(word), style={"online": "green", "offline": "red"}.get(word, ""))
 
 
 def _short(value: Any) -> Text:
