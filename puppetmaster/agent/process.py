@@ -49,7 +49,7 @@ def run(settings: AgentSettings) -> int:
 
 async def _run(settings: AgentSettings) -> int:
     stop = _stop_signal()
-    rights = Rights.parse(settings.commands)
+    rights = Rights.parse(settings.commands, source="--commands")
     folder = Folder(settings.folder, settings.id)
     try:
         agent = Agent(settings, rights, Memory(folder.path / "orders"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -453,3 +455,152 @@ def test_an_answer_that_the_broker_lost_with_its_sessions_is_published_again(
         assert (ended["status"], ended["result"]["did"]) == ("resolved", "slow")
         assert device.done() == ["post slow"]
         agent.stop()
+
+
+# Commands
+
+
+def test_a_command_resolves_with_what_it_said(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agents("runner", "--commands", "all")
+    ended = outcome(stand, stand.create_job(run_command(["runner"], commandLine="echo hi; echo there >&2")))
+    assert (ended["status"], ended["code"]) == ("resolved", 200), ended
+    result = ended["result"]
+    assert (result["outcome"], result["exitCode"], result["stdout"], result["stderr"]) == ("done", 0, "hi\n", "there\n")
+
+
+def test_an_exit_code_that_is_not_0_is_an_error(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agents("failing", "--commands", "all")
+    ended = outcome(stand, stand.create_job(run_command("failing", commandLine="echo so far; exit 3")))
+    assert (ended["status"], ended["code"]) == ("error", 500)
+    data = ended["result"]["data"]
+    assert (data["outcome"], data["exitCode"], data["stdout"]) == ("failed", 3, "so far\n")
+
+
+def test_nothing_is_run_where_that_was_not_allowed(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agents("shut")
+    ended = outcome(stand, stand.create_job(run_command("shut", commandLine="true")))
+    assert (ended["status"], ended["code"]) == ("error", 403)
+    agents("picky", "--commands", "echo *,id -u")
+    for line, status in (("echo hi", "resolved"), ("id -u", "resolved"), ("id", "error"), ("echo hi; id", "error")):
+        ended = outcome(stand, stand.create_job(run_command("picky", commandLine=line)))
+        assert ended["status"] == status, (line, ended)
+
+
+def test_the_output_comes_while_the_command_runs_and_its_end_before_the_answer(
+    stand: Stand, agents: Callable[..., Agent]
+) -> None:
+    agents("live", "--commands", "all")
+    heard = stand.listen("/remote/live/#")
+    fifo = stand.folder / "go"
+    os.mkfifo(fifo)
+    job = stand.create_job(run_command("live", commandLine=f"echo one; cat {fifo}"))
+    topic = f"/remote/live/output/{job['requests'][0]}"
+    heard.wait(lambda each: each.topic == topic and each.data.get("text") == "one\n")
+    stand.wait_job(job["id"], lambda shown: shown["counts"]["running"] == 1)
+    fifo.write_text("two\n")
+    assert outcome(stand, job)["result"]["stdout"] == "one\ntwo\n"
+    chunks = [each.data for each in heard.messages if each.topic == topic]
+    assert [chunk["number"] for chunk in chunks] == list(range(len(chunks)))
+    assert "".join(chunk.get("text", "") for chunk in chunks) == "one\ntwo\n"
+    assert (chunks[-1]["stream"], chunks[-1]["code"]) == ("end", 200)
+    told = [each.topic for each in heard.messages if "/answer/" in each.topic or each.topic == topic]
+    assert "/answer/" in told[-1] and told[-2] == topic
+
+
+def test_it_says_what_it_is_when_it_is_asked(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agents("asked", "--commands", "true", "--label", "site=berlin")
+    told = outcome(stand, stand.create_job(ask("/agent/info", destination="asked")))["result"]
+    assert (told["id"], told["labels"], told["facts"]["version"]) == ("asked", {"site": "berlin"}, __version__)
+    assert told["commands"] == ["true"]
+    assert told["cores"] == os.cpu_count() and len(told["load"]) == 3
+
+
+def test_commands_outlive_the_agent_and_the_next_one_takes_them_over(
+    stand: Stand, agents: Callable[..., Agent]
+) -> None:
+    agent = agents("heir", "--commands", "all")
+    fifo = stand.folder / "inheritance"
+    os.mkfifo(fifo)
+    job = stand.create_job(run_command("heir", commandLine=f"echo before; cat {fifo}; exit 4"))
+    stand.wait_job(job["id"], lambda shown: shown["counts"]["running"] == 1)
+    agent.stop()
+    assert agent.returncode == 0
+    mark = len(agent.events.messages)
+    agent.start()
+    assert agent.event("started", mark)["running"] == 1
+    fifo.write_text("after\n")
+    ended = outcome(stand, job)
+    assert (ended["status"], ended["result"]["data"]["exitCode"]) == ("error", 4)
+    assert ended["result"]["data"]["stdout"] == "before\nafter\n"
+
+
+def test_commands_end_with_an_agent_that_is_told_so(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agent = agents("reaper", "--commands", "all", "--kill-on-stop")
+    pids = stand.folder / "reaper.pid"
+    job = stand.create_job(run_command("reaper", commandLine=f"echo $$ > {pids}; exec sleep 300"))
+    wait_for(lambda: pids.exists() and pids.read_text().strip())
+    agent.stop()
+    assert not Path(f"/proc/{pids.read_text().strip()}").exists()
+    ended = outcome(stand, job)
+    assert ended["status"] == "error"
+    assert ended["result"]["data"]["outcome"] == "killed"
+
+
+def test_a_request_that_is_called_off_kills_its_command_and_says_so(
+    stand: Stand, agents: Callable[..., Agent]
+) -> None:
+    agents("canceled", "--commands", "all")
+    pids = stand.folder / "canceled.pid"
+    job = stand.create_job(run_command("canceled", commandLine=f"echo $$ > {pids}; exec sleep 300"))
+    wait_for(lambda: pids.exists() and pids.read_text().strip())
+    request_id = job["requests"][0]
+    assert stand.cancel_request(request_id)["__request"]["status"] == "canceled"
+    wait_for(lambda: not Path(f"/proc/{pids.read_text().strip()}").exists())
+    wait_for(lambda: stand.request(request_id)["__request"]["code"] == 499)
+    ended = stand.request(request_id)["__request"]
+    assert ended["status"] == "canceled"
+    assert "killed" in json.dumps(ended["result"])
+
+
+def test_a_command_that_is_called_off_before_it_comes_is_never_started(
+    stand: Stand, agents: Callable[..., Agent]
+) -> None:
+    agent = agents("early", "--commands", "all")
+    answers, path = stand.listen("/test/early"), stand.folder / "never"
+    message = order(stand, agent, "/test/early", "delete", "/agent/commands")
+    called_off = {**message, "method": "post", "data": {"commandLine": f"touch {path}"}}
+    stand.publish(f"/remote/{agent.id}", called_off)
+    answer = answer_to(answers, message)
+    assert (answer["code"], answer["data"]["outcome"]) == (499, "never started")
+    assert not path.exists()
+
+
+def test_killed_ten_times_in_500_commands_it_runs_each_of_them_once(
+    stand: Stand, agents: Callable[..., Agent]
+) -> None:
+    agent, path = agents("mortal", "--commands", "all"), stand.folder / "lines"
+    answers = stand.listen("/remote/mortal/answer/#")
+    rng = random.Random(4)
+    moments = sorted(rng.sample(range(5, 490), 10))
+    job = stand.create_job(
+        {
+            "batch": [
+                {
+                    "method": "post",
+                    "resource": "/agent/commands",
+                    "data": {"commandLine": f"echo {number} >> {path}"},
+                    "__request": {"destination": "mortal"},
+                }
+                for number in range(500)
+            ]
+        }
+    )
+    for moment in moments:
+        answers.wait_until(lambda heard, moment=moment: sum(each.data["code"] == 200 for each in heard) >= moment)
+        # Anywhere between an answer and the next ones, not right behind it only.
+        threading.Event().wait(rng.uniform(0, 0.1))
+        agent.check()
+        agent.restart(kill=True)
+    ended = stand.wait_job(job["id"])
+    assert ended["counts"]["resolved"] == 500, ended["counts"]
+    assert sorted(map(int, path.read_text().split())) == list(range(500))
