@@ -26,7 +26,7 @@ from puppetmaster.errors import Conflict, Forbidden, PuppetmasterError, StoreUna
 from puppetmaster.farm.documents import MAX_ACTIVITY, Identity, Registration, TaskChange, Word, WorkerChange, clean
 from puppetmaster.farm.plugins import Plugins
 from puppetmaster.farm.work import MAX_LOG, WORK, Given, Work, from_document, is_farm_destination, to_document
-from puppetmaster.farm.workers import DEFAULT_PORT, Worker, Workers
+from puppetmaster.farm.workers import DEFAULT_PORT, Worker, Workers, whole
 from puppetmaster.models import Job, Request
 from puppetmaster.states import JobStatus
 from puppetmaster.store.port import Store
@@ -473,7 +473,7 @@ class Farm:
             "message": message,
             "worker": worker.hostname,
             "worker_id": worker.id,
-            "time_cost": worker.time_cost,
+            "time_cost": whole(worker.time_cost),
             "activity": worker.activity,
             "log": work.log,
         }

@@ -132,7 +132,7 @@ class Plugins:
     def _compile(self, name: str, settings: Mapping[str, Any]) -> tuple[str, Sequence[Chunk]]:
         compiler = self.compiler(name)
         try:
-            chunks = [_checked_chunk(chunk) for chunk in compiler.compile(settings)]
+            chunks = list(compiler.compile(settings))
         except InvalidDocument as error:
             raise InvalidDocument([_below(fault) for fault in error.faults]) from None
         except (ValueError, KeyError, TypeError, LookupError) as error:
@@ -140,6 +140,9 @@ class Plugins:
         except (Exception, SystemExit) as error:
             logger.exception("the compiler %s failed", name)
             raise PluginFailed("compiler", name, f"{type(error).__name__}: {error}") from error
+        strange = [type(chunk).__name__ for chunk in chunks if not isinstance(chunk, Chunk)]
+        if strange:
+            raise PluginFailed("compiler", name, f"it made {strange[0]}, and not a Chunk")
         if not 1 <= len(chunks) <= MAX_CHUNKS:
             raise InvalidDocument([Fault("settings", f"a task has 1 to {MAX_CHUNKS} chunks, this one {len(chunks)}")])
         parser = getattr(compiler, "parser", "")
@@ -153,12 +156,6 @@ def _found(group: str) -> dict[str, Any]:
     except Exception:
         logger.exception("the entry points %s can't be read", group)
         return {}
-
-
-def _checked_chunk(chunk: object) -> Chunk:
-    if not isinstance(chunk, Chunk):
-        raise ValueError(f"the compiler made {type(chunk).__name__}, and not a Chunk")
-    return chunk
 
 
 def _checked_reading(reading: object) -> Reading:

@@ -349,10 +349,10 @@ def _job(task: Task, new: NewTask, chunks: list[Chunk] | Any) -> Document:
         }
         for number, chunk in enumerate(chunks, 1)
     ]
-    name = clean(new.name) or (f"task {new.task_id}" if new.task_id is not None else None)
+    name = clean(new.name) or (f"task {new.task_id}" if new.task_id is not None else task.type)
     return {
         "batch": batch,
-        "name": name if name and name.isprintable() else None,
+        "name": name if name.isprintable() else None,
         "labels": [LABEL, f"type={task.type}"],
         "priority": bounded_priority(task.priority),
         "requestTimeout": REQUEST_TIMEOUT,

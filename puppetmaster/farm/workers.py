@@ -122,6 +122,11 @@ class Workers:
             self._store.put(WORKERS, {worker.id: _to_document(worker)})
 
 
+def whole(number: float | None) -> float | int | None:
+    """A number as people write it: 3, not 3.0."""
+    return int(number) if number is not None and number.is_integer() else number
+
+
 def _called(worker: Worker) -> tuple[int, float]:
     return worker.called, worker.seen_at
 

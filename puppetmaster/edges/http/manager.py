@@ -34,6 +34,7 @@ from puppetmaster.farm.documents import (
     read_worker_change,
 )
 from puppetmaster.farm.tasks import TaskNotFound
+from puppetmaster.farm.workers import whole
 from puppetmaster.queries import Page, parse
 from puppetmaster.views import error_view
 
@@ -184,7 +185,7 @@ class _Manager:
             "port": worker.port,
             "status": "enabled" if worker.is_enabled else "disabled",
             "system": worker.system,
-            "time_cost": worker.time_cost,
+            "time_cost": whole(worker.time_cost),
         }
 
     async def _worker(self, request: Request) -> Response:
@@ -195,8 +196,7 @@ class _Manager:
         if request.method == "DELETE":
             await self._farm.remove_worker(worker)
             return Response(None, 204)
-        told = {"mac_address": worker.mac_address, **_updates(worker)}
-        return _reply(request, 200, {**self._worker_view(worker), **told})
+        return _reply(request, 200, _machine(worker))
 
     # What old workers ask for beside their tasks
 
@@ -231,11 +231,14 @@ def _job_type(name: str) -> dict[str, Any]:
     return {"name": name, "commands": {"default": {"Linux": "blender", "Darwin": "blender", "Windows": "blender"}}}
 
 
-def _updates(worker: Worker) -> dict[str, Any]:
-    """What a worker told of its machine; all names are there, whatever it told."""
+def _machine(worker: Worker) -> dict[str, Any]:
+    """What a worker told of its machine last; all names are there, whatever it told."""
     load = worker.frequent.get("load_average") or {}
     names = ("worker_architecture", "worker_disk_percent", "worker_mem_percent", "worker_num_cpus")
     return {
+        "hostname": worker.hostname,
+        "mac_address": worker.mac_address,
+        "system": worker.system,
         "update_frequent": {
             "load_average": {span: load.get(span) for span in ("1min", "5min", "15min")},
             "worker_cpu_percent": worker.frequent.get("worker_cpu_percent"),

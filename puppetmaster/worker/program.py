@@ -1,0 +1,234 @@
+"""The worker: registers, asks for a task, runs it, reports, and asks again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from puppetmaster.agent import telemetry
+from puppetmaster.client.errors import AnswerError, NoAnswer, NotAllowed
+from puppetmaster.client.farm import FarmClient, FarmTask
+from puppetmaster.errors import PuppetmasterError
+from puppetmaster.policies import RetryPolicy
+from puppetmaster.worker.commands import Commands
+
+logger = logging.getLogger(__name__)
+
+SECRETS = ("PUPPETMASTER_TOKEN", "PUPPETMASTER_MANAGER")
+"""What of our environment is not for the commands."""
+
+GOODBYE_TIMEOUT = 3.0
+"""Seconds to give a task back when we are told to end."""
+
+LATER = frozenset({408, 413, 429})
+"""Refusals that are no judgement on what was asked, beside those of 500 and up."""
+
+BACKOFF = RetryPolicy(limit=1_000_000_000, delay=0.5, factor=2.0, max_delay=15.0, jitter=0.5)
+"""The pauses while the manager is away."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often a worker speaks, in seconds."""
+
+    ask: float = 2.0
+    """Between two questions for a task."""
+    report: float = 1.0
+    """Between two reports of new output, at least."""
+    heartbeat: float = 10.0
+    """Between two reports, at most; the manager takes one that is silent for 60 s for gone."""
+
+
+class WorkerProgram:
+    """A worker.
+
+    :param once: whether it ends when there is no task for it.
+    """
+
+    def __init__(self, client: FarmClient, *, name: str, port: int = 0, pace: Pace | None = None, once: bool = False
+                 ) -> None:
+        self._client = client
+        self._name = name
+        self._port = port
+        self._pace = pace or Pace()
+        self._once = once
+        self._id = 0
+        self._is_disabled = False
+        self._told_at = float("-inf")
+
+    async def run(self) -> None:
+        """Work until cancelled; the task that is running is given back then.
+
+        :raises PuppetmasterError: when the manager refuses us: a token that is not valid, a wrong address.
+        """
+        await self._register()
+        while True:
+            task = await self._patiently(self._next_task)
+            if task is not None:
+                await self._work(task)
+            elif self._once:
+                return
+            else:
+                await asyncio.sleep(self._pace.ask)
+
+    # Asking
+
+    async def _register(self) -> None:
+        system = f"{platform.system()} {platform.release()}"
+        self._id = await self._patiently(lambda: self._client.register(self._name, self._port, system))
+        logger.info("worker %d of %s is %s", self._id, self._client.url, self._name)
+        self._told_at = float("-inf")
+
+    async def _next_task(self) -> FarmTask | None:
+        try:
+            await self._tell_of_machine()
+            task = await self._client.next_task(self._id)
+        except NotAllowed as error:
+            if "not registered" in error.message:
+                await self._register()
+            elif not self._is_disabled:
+                logger.warning("no tasks for us: %s", error.message)
+                self._is_disabled = True
+            return None
+        if self._is_disabled:
+            logger.info("there may be tasks for us again")
+            self._is_disabled = False
+        return task
+
+    async def _tell_of_machine(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._told_at + 3 * self._pace.heartbeat:
+            return
+        try:
+            await self._client.tell(self._id, _machine())
+        except AnswerError as error:
+            if error.code != 404:
+                raise
+            await self._register()
+        self._told_at = now
+
+    # Working
+
+    async def _work(self, task: FarmTask) -> None:
+        logger.info("task %d of %d: %s", task.id, task.job, " ".join(task.commands[0])[:200])
+        commands = Commands(task.commands, _environment(task))
+        try:
+            why = await self._report_until_end(task, commands)
+            if why is not None:
+                await commands.stop()
+                logger.warning("stopped task %d: %s", task.id, why)
+                return
+            await self._report_end(task, commands)
+        except asyncio.CancelledError:
+            await commands.stop()
+            await self._give_back(task, commands)
+            raise
+
+    async def _report_until_end(self, task: FarmTask, commands: Commands) -> str | None:
+        """Report while they run; returns why they have to stop, if they have to."""
+        while True:
+            try:
+                await self._report(task, commands, status="rendering")
+            except NotAllowed as error:
+                return error.message
+            except PuppetmasterError as error:
+                if _is_final(error):
+                    return str(error)
+                logger.warning("task %d goes on, nobody takes its reports: %s", task.id, error)
+            if await self._wait(commands):
+                return None
+
+    async def _wait(self, commands: Commands) -> bool:
+        """Wait until there is something to report; whether it is the end."""
+        await asyncio.wait({commands.task}, timeout=self._pace.report)
+        if not commands.task.done():
+            news = asyncio.create_task(commands.news.wait(), name="commands-news")
+            rest = max(0.0, self._pace.heartbeat - self._pace.report)
+            await asyncio.wait({commands.task, news}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+        commands.news.clear()
+        return commands.task.done()
+
+    async def _report_end(self, task: FarmTask, commands: Commands) -> None:
+        ending = commands.task.result()
+        if ending.is_success:
+            logger.info("task %d is done, in %.1f s", task.id, commands.seconds)
+            fields: dict[str, Any] = {"status": "finished"}
+        else:
+            logger.warning("task %d failed: it %s", task.id, ending.message)
+            fields = {"status": "failed", "message": ending.message}
+        try:
+            await self._patiently(lambda: self._report(task, commands, **fields))
+        except NotAllowed as error:
+            logger.warning("nobody waited for task %d: %s", task.id, error.message)
+        except AnswerError as error:
+            logger.error("what task %d came to was refused: %s", task.id, error)
+
+    async def _give_back(self, task: FarmTask, commands: Commands) -> None:
+        try:
+            await self._report(task, commands, timeout=GOODBYE_TIMEOUT, status="aborted")
+            logger.info("gave task %d back", task.id)
+        except PuppetmasterError as error:
+            logger.warning("task %d could not be given back: %s", task.id, error)
+
+    async def _report(
+        self, task: FarmTask, commands: Commands, *, timeout: float = 30.0, **fields: Any
+    ) -> None:
+        output, mark = commands.output.unsent, commands.output.mark
+        told = {**fields, "time_cost": int(commands.seconds), "output": output}
+        await self._client.report(self._id, task.id, told, timeout)
+        commands.output.sent(mark)
+
+    # Patience
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until there is an answer, however long the manager is away."""
+        attempt = 0
+        while True:
+            try:
+                return await ask()
+            except PuppetmasterError as error:
+                if _is_final(error):
+                    raise
+                attempt += 1
+                delay = BACKOFF.next_delay(attempt, random.random()) or 0.0
+                logger.warning("%s; asking again in %.1f s", error, delay)
+            await asyncio.sleep(delay)
+
+
+def _is_final(error: PuppetmasterError) -> bool:
+    """Whether asking again is of no use."""
+    if isinstance(error, AnswerError):
+        return error.code < 500 and error.code not in LATER
+    return not isinstance(error, NoAnswer) or error.lasting
+
+
+def _machine() -> dict[str, Any]:
+    often, seldom = telemetry.frequent(), telemetry.seldom()
+    return {
+        "mac_address": uuid.getnode(),
+        "update_frequent": {
+            "load_average": dict(zip(("1min", "5min", "15min"), often["load"], strict=True)),
+            "worker_cpu_percent": often["cpu"],
+        },
+        "update_less_frequent": {
+            "worker_architecture": seldom["architecture"],
+            "worker_disk_percent": seldom["disk"],
+            "worker_mem_percent": often["memory"],
+            "worker_num_cpus": seldom["cores"],
+        },
+    }
+
+
+def _environment(task: FarmTask) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return {**kept, "PUPPETMASTER_TASK": str(task.job), "PUPPETMASTER_CHUNK": str(task.id)}
