@@ -176,6 +176,7 @@ def _sources(
         controller_registered=lambda: sanji.registered,
         store_writable=lambda: not service.unavailable,
         watchers=lambda: feeds.count,
+        devices=core.devices.counts,
     )
 
 

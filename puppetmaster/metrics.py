@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from puppetmaster.effects import Verdict
 from puppetmaster.models import Job
+from puppetmaster.policies import Connection
 from puppetmaster.states import JobStatus, RequestStatus
 
 PREFIX = "puppetmaster_"
@@ -54,6 +55,8 @@ class Sources:
     store_writable: Callable[[], bool]
     watchers: Callable[[], int]
     """WebSockets and event streams."""
+    devices: Callable[[], Mapping[Connection, int]] = dict
+    """Those that are known, by their connection."""
 
 
 def commit_times() -> Histogram:
@@ -125,6 +128,9 @@ class _Figures(Collector):
         yield _gauge("broker_connected", "Whether the broker is connected.", ask.broker_connected())
         yield _counter("broker_reconnects", "Connections to the broker after one that broke.", ask.broker_reconnects())
         yield _gauge("controller_registered", "Whether the controller knows us.", ask.controller_registered())
+        devices = ask.devices()
+        counts = {connection.value: devices.get(connection, 0) for connection in Connection}
+        yield _gauges("devices", "Devices that are known.", "connection", counts)
         yield _gauge("watchers", "WebSockets and event streams that are open.", ask.watchers())
 
 

@@ -18,6 +18,7 @@ from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto
 from puppetmaster.engine import Engine
 from puppetmaster.job_document import JobReader
 from puppetmaster.metrics import COMMIT_BUCKETS, DROP_REASONS, Metrics, Sources, commit_times
+from puppetmaster.policies import Connection
 from puppetmaster.service import Service
 from puppetmaster.states import JobStatus, RequestStatus
 from puppetmaster.store import MemoryStore, TinyStore
@@ -102,6 +103,7 @@ def test_every_figure_is_there_before_anything_has_happened() -> None:
         "puppetmaster_broker_connected",
         "puppetmaster_broker_reconnects_total",
         "puppetmaster_controller_registered",
+        "puppetmaster_devices",
         "puppetmaster_watchers",
     }
     figures.pop(("puppetmaster_journal_commit_seconds_created", ""))
@@ -223,12 +225,15 @@ def test_answers_and_reconnects_are_counted_where_they_come_in() -> None:
 def test_what_stands_around_is_there_or_not() -> None:
     yes, no = (lambda: True), (lambda: False)
     figures = read(metrics(broker_connected=yes, controller_registered=no, store_writable=yes,
-                           broker_reconnects=lambda: 3, watchers=lambda: 41))  # fmt: skip
+                           broker_reconnects=lambda: 3, watchers=lambda: 41,
+                           devices=lambda: {Connection.ONLINE: 7}))  # fmt: skip
     assert figures["puppetmaster_broker_connected", ""] == 1
     assert figures["puppetmaster_controller_registered", ""] == 0
     assert figures["puppetmaster_store_writable", ""] == 1
     assert figures["puppetmaster_broker_reconnects_total", ""] == 3
     assert figures["puppetmaster_watchers", ""] == 41
+    devices = {label: value for (name, label), value in figures.items() if name == "puppetmaster_devices"}
+    assert devices == {"online": 7, "offline": 0, "unknown": 0}
 
 
 def test_commits_of_a_store_are_counted_and_timed(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ COUNTERS = {
 GAUGES = {
     "puppetmaster_jobs", "puppetmaster_requests", "puppetmaster_window_used", "puppetmaster_window_size",
     "puppetmaster_store_writable", "puppetmaster_broker_connected", "puppetmaster_controller_registered",
-    "puppetmaster_watchers",
+    "puppetmaster_watchers", "puppetmaster_devices",
 }  # fmt: skip
 
 
