@@ -27,7 +27,7 @@ LOOK_INTERVAL = 1.0
 class DutServer:
     """Accounts, events and tasks for agents that poll. ``edges/http/dut`` serves it.
 
-    :param service: makes the tasks; :meth:`load` is to be called before it starts.
+    :param service: makes the tasks; :meth:`load` is to be called when it has loaded, and before it starts.
     :param pull: the channel that agents fetch their requests by.
     :param store: keeps the events; not the one of the jobs.
     :param own: puppetmaster's own accounts, of which operators and admins may do what an admin here may.
@@ -59,7 +59,8 @@ class DutServer:
         self.tasks = Tasks(service, pull)
         self.audit = audit
         self.now = now
-        self.seen = on_seen or _ignore
+        self._seen = on_seen or _ignore
+        self._service = service
         self._pull = pull
         self._is_taken = is_taken or _is_free
         self._members: frozenset[str] = frozenset()
@@ -91,9 +92,15 @@ class DutServer:
             await asyncio.gather(self._watch, return_exceptions=True)
 
     def check_agent(self, name: str) -> None:
-        """See that there is an agent of this name. Raises AgentNotFound."""
+        """See that there is an agent of this name, and that it is a destination. Raises AgentNotFound."""
         if not self.accounts.is_agent(name):
             raise AgentNotFound(name)
+        self._follow(self.accounts.agents())
+
+    def seen(self, agent: str) -> None:
+        """An agent called."""
+        self._follow(self.accounts.agents())
+        self._seen(agent)
 
     async def register(self, name: str, password: str) -> None:
         """Make an agent's account for itself; it is a destination then.
@@ -125,8 +132,12 @@ class DutServer:
             return
         self._known, before = agents, self._members
         self._members = frozenset(agents)
-        for name in self._members - before:
+        new = self._members - before
+        for name in new:
             self._pull.join(name)
+        if new:
+            # What was sent to them another way, before anybody knew that they fetch.
+            self._service.resend(lambda request: request.destination in new)
         for name in before - self._members:
             self._pull.leave(name)
             self.tasks.end_polls(name)
