@@ -58,7 +58,9 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_ac
         logger.info("puppetmaster %s, data in %s", __version__, settings.data)
         async with contextlib.AsyncExitStack() as ending:
             await core.start(ending)
-            app = make(core, ending)
+            # Ends before the server does: who waits for something new gets a last answer.
+            own = contextlib.AsyncExitStack()
+            app = make(core, own)
             http = HttpServer(
                 app if own_access else _gated(app, settings, address, core),
                 listening,
@@ -67,6 +69,7 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_ac
                 proxies=settings.trusted_proxies,
             )
             ending.push_async_callback(http.close)
+            ending.push_async_exit(own)
             await http.start()
             failed = await until(stop, core.service)
             logger.info("stopping")
@@ -75,5 +78,5 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_ac
 
 def _gated(app: App, settings: Settings, address: ListenAddress, core: Core) -> App:
     now = core.clock.now
-    access = Access(Accounts(settings.data, now=now), address, now, insecure=settings.insecure)
+    access = Access(Accounts(settings.data, now=now), address, now, insecure=settings.insecure, has_pages=False)
     return Gate(app, access, Audit(settings.data / AUDIT_FILE), now)

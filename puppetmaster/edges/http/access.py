@@ -95,6 +95,7 @@ class Access:
 
     :param now: the time, in seconds since 1970.
     :param insecure: whether callers need no account on any address.
+    :param has_pages: whether the page is served, which everybody may have; another application has nothing like it.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Access:
         *,
         insecure: bool = False,
         origins: Iterable[str] = (),
+        has_pages: bool = True,
     ) -> None:
         self.accounts = accounts
         self._now = now
@@ -112,6 +114,7 @@ class Access:
         self._names = LOOPBACK_NAMES | {listen.host}
         self._is_loopback = listen.is_loopback
         self._insecure = insecure
+        self._has_pages = has_pages
 
     @property
     def is_open(self) -> bool:
@@ -126,7 +129,7 @@ class Access:
         """
         if is_write(connection.scope) or connection.scope["type"] == "websocket":
             self._check_origin(connection.headers)
-        is_public = _is_public(connection.scope["path"])
+        is_public = self._is_public(connection.scope["path"])
         if self._is_open_to(is_public):
             self._check_host(connection.headers)
             return Caller(None, Role.ADMIN, address_of(connection))
@@ -139,7 +142,8 @@ class Access:
 
         :raises Forbidden: when their role does not allow it.
         """
-        needed = _needed(scope["path"], is_write(scope))
+        path, writes = scope["path"], is_write(scope)
+        needed = _needed(path, writes and not self._is_public(path))
         if not caller.role.allows(needed):
             raise Forbidden(f"{caller.name} is {caller.role.value}, and this needs {needed.value}")
 
@@ -151,6 +155,9 @@ class Access:
             return self.accounts.authenticate(caller.token, self._now()) is not None
         except PuppetmasterError:
             return False  # a file of accounts that can't be read opens nothing
+
+    def _is_public(self, path: str) -> bool:
+        return self._has_pages and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
     def _is_open_to(self, is_public: bool) -> bool:
         try:
@@ -292,10 +299,6 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
-def _is_public(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
-
-
 def is_write(scope: Scope) -> bool:
     """Whether a call may change something; a WebSocket changes nothing."""
     return scope["type"] == "http" and scope["method"] not in READING
@@ -304,8 +307,7 @@ def is_write(scope: Scope) -> bool:
 def _needed(path: str, writes: bool) -> Role:
     if path.startswith(ADMIN_PATHS):
         return Role.ADMIN
-    is_own = path in OWN_PATHS or _is_public(path)
-    return Role.OPERATOR if writes and not is_own else Role.VIEWER
+    return Role.OPERATOR if writes and path not in OWN_PATHS else Role.VIEWER
 
 
 async def _refuse(error: PuppetmasterError, scope: Scope, receive: Receive, send: Send) -> None:
