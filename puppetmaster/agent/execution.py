@@ -83,6 +83,8 @@ class _Result:
     status: int | None = None
     outcome: Outcome = Outcome.DONE
     message: str = ""
+    # The signal that ended it without a status.
+    signal: int | None = None
 
     @property
     def is_good(self) -> bool:
@@ -98,8 +100,6 @@ class Surroundings:
     limits: OutputLimits
     kill_after: float
     """Seconds from TERM to KILL."""
-    is_clear: Callable[[], bool]
-    """Whether more output can be told now."""
 
 
 class Execution:
@@ -119,7 +119,7 @@ class Execution:
         folder: Path,
         around: Surroundings,
         *,
-        tell: Callable[[Output], Awaitable[None]],
+        tell: Callable[[Output], Awaitable[Any]],
         note: Callable[[Stop], Awaitable[None]],
         progress: Callable[[int], None],
         stop: Stop | None = None,
@@ -218,7 +218,7 @@ class Execution:
         if found is None and status is not None and status >= 0:
             found = status  # the disk may have been too full for the file
         if self._stop is not None and self._was_killed:
-            return _Result(found, Outcome.KILLED)
+            return _Result(found, Outcome.KILLED, signal=signal.SIGKILL.value if found is None else None)
         if found is None:
             return _Result(None, Outcome.CUT_OFF, "it was cut off: nobody saw its end")
         return _Result(found, Outcome.FAILED if found else Outcome.DONE)
@@ -280,7 +280,8 @@ class Execution:
     async def _clear_away(self, killer: _Killer, command: Command, number: int, run: Run, is_child: bool) -> None:
         """End what a shell has left behind that did not end well."""
         if killer.is_at_work:
-            while killer.patience > 0 and await self._in_thread(killer.shim.has_group):
+            # Nothing tells when a group has ended.
+            while killer.patience > 0 and await self._in_thread(killer.shim.has_group):  # noqa: ASYNC110
                 await asyncio.sleep(min(SLOWEST, killer.patience))
             if await self._in_thread(killer.shim.has_group):
                 killer.shim.send(signal.SIGKILL)
@@ -300,7 +301,7 @@ class Execution:
         data: dict[str, Any] = {
             "outcome": outcome.value,
             "exitCode": result.status,
-            "signal": _signal(result.status, outcome),
+            "signal": result.signal or _signal(result.status),
             "duration": duration,
         }
         if self._plan.is_sequence:
@@ -380,11 +381,9 @@ def _remove(container: str) -> None:
         logger.warning("%s: %s", container, error, extra={"event": "agent_container_left"})
 
 
-def _signal(status: int | None, outcome: Outcome) -> int | None:
+def _signal(status: int | None) -> int | None:
     """The signal that ended a command, as far as a shell's status tells: a program may exit with such a number too."""
-    if status is None:
-        return signal.SIGKILL.value if outcome in (Outcome.KILLED, Outcome.TIMEOUT) else None
-    number = status - 128
+    number = (status or 0) - 128
     return number if 0 < number < signal.SIGRTMIN else None
 
 
@@ -395,7 +394,7 @@ def _message(outcome: Outcome, status: int | None, duration: float) -> str:
         return f"killed after {duration:.1f} s"
     if outcome is Outcome.TIMEOUT:
         return f"it took too long and was killed after {duration:.1f} s"
-    number = _signal(status, outcome)
+    number = _signal(status)
     if number is not None:
         return f"killed by signal {number} ({signal.Signals(number).name})"
     return f"exit code {status}" if status else "done"

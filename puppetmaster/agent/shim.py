@@ -39,12 +39,14 @@ shift
 { set -C; echo "$$ ${boot:--} ${stat:--} ." >"$base.started"; } 2>/dev/null || exit 75
 set +C
 trap : HUP INT TERM
-"$@"
+exec 3>&2 2>/dev/null
+"$@" 2>&3 3>&-
 code=$?
 echo "$code ." >"$base.exit"
 exit $code
 """
-# Trapped, not ignored: what is ignored would be ignored by the command too.
+# Trapped, not ignored: what is ignored would be ignored by the command too. The shell's own words about a command that
+# was killed ("Terminated") are not the command's.
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _GONE = frozenset({"Z", "X", "x"})
