@@ -68,7 +68,7 @@ def talk(settings: Settings, conversation: Callable[[DocumentClient], Awaitable[
     :raises BadUsage: when the flags name both ways.
     :raises Interrupted: when a signal ended it.
     """
-    connect = _connect_http if _is_http(settings) else _connect_bus
+    connect = _connect_http if is_over_http(settings) else _connect_bus
 
     async def main() -> T:
         client = await connect(settings)
@@ -82,8 +82,11 @@ def talk(settings: Settings, conversation: Callable[[DocumentClient], Awaitable[
     return run_until_signal(main())
 
 
-def _is_http(settings: Settings) -> bool:
-    """Which way it is: a flag on the command line goes before a URL from the environment or a file."""
+def is_over_http(settings: Settings) -> bool:
+    """Which way it is: a flag on the command line goes before a URL from the environment or a file.
+
+    :raises BadUsage: when the flags name both ways.
+    """
     if settings.url is None:
         return False
     named = [settings.source(name).startswith("flag") for name in ("url", "broker")]
