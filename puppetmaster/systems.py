@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.core import Core
+from puppetmaster.devices.device import PULL
 from puppetmaster.dut.accounts import DutAccounts
 from puppetmaster.dut.server import DutServer
 from puppetmaster.edges.http import dut, manager, runner
@@ -78,8 +79,8 @@ def make_dut(
         now=core.clock.now,
         own=own,
         audit=audit,
-        is_taken=lambda name: name in core.devices and name not in core.pull.members,
-        on_seen=lambda agent: core.devices.seen(agent, core.clock.now()),
+        is_taken=core.devices.is_on_broker,
+        on_seen=lambda agent: core.devices.seen(agent, core.clock.now(), PULL),
         on_connection=connected,
     )
     server.load()

@@ -117,11 +117,11 @@ class Devices:
 
     # What is heard of devices
 
-    def seen(self, destination: str, now: float) -> None:
+    def seen(self, destination: str, now: float, channel: str | None = None) -> None:
         """A device answered. For every answer: it costs next to nothing."""
         device = self._devices.get(destination)
         if device is None or device.first_seen_at is None:
-            device = self._known(destination, now)
+            device = self._known(destination, now, channel)
             if device is None:
                 return
         device.last_seen_at = now
@@ -253,6 +253,11 @@ class Devices:
         """Whether a device has said that it is there, or that it is not."""
         device = self._devices.get(destination)
         return device is not None and device.connection is not Connection.UNKNOWN
+
+    def is_on_broker(self, destination: str) -> bool:
+        """Whether a device is known that is reached over the broker."""
+        device = self._devices.get(destination)
+        return device is not None and device.channel == MQTT
 
     def on_broker(self) -> Sequence[str]:
         """Those that say over the broker whether they are there, or may."""

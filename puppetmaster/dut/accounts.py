@@ -110,9 +110,11 @@ class DutAccounts:
         """Is there an account of this name? Quick."""
         return name in self._file.read().holders
 
-    def check_new(self, name: str) -> None:
+    def check_new(self, name: str, is_taken: bool = False) -> None:
         """See that an account could be made by this name. Quick. Raises InvalidDocument and AccountExists."""
         _check("user", name_fault(name))
+        if is_taken:
+            raise AccountExists(name)
         _check_free(self._file.read(), name)
 
     # ------------------------------------------------------------------------------------------------ changing
@@ -156,13 +158,17 @@ class DutAccounts:
         with self._file.changing(self._now()) as book:
             book.self_registration = enabled
 
+    def check_registration(self) -> None:
+        """See that agents may make accounts for themselves. Quick. Raises Forbidden."""
+        if not self.self_registration:
+            raise Forbidden("agents may not register themselves now")
+
     def register(self, name: str, password: str) -> DutAccount:
         """Make an agent's account for itself; else as :meth:`add`.
 
         :raises Forbidden: when that is not allowed.
         """
-        if not self.self_registration:
-            raise Forbidden("agents may not register themselves now")
+        self.check_registration()
         return self.add(name, Kind.AGENT, password)
 
     # ------------------------------------------------------------------------------------------------- callers

@@ -14,7 +14,7 @@ from puppetmaster.dut.errors import AgentNotFound
 from puppetmaster.dut.events import EventLog
 from puppetmaster.dut.presence import Presence
 from puppetmaster.dut.tasks import Pull, Tasks
-from puppetmaster.errors import AccountExists, PuppetmasterError
+from puppetmaster.errors import PuppetmasterError
 from puppetmaster.service import Service
 from puppetmaster.store import Store
 
@@ -109,8 +109,8 @@ class DutServer:
         :raises InvalidDocument: when the name or the password can't be one.
         :raises AccountExists: when the name is taken.
         """
-        if self.accounts.self_registration and self._is_taken(name) and not self.accounts.any(name):
-            raise AccountExists(name)
+        self.accounts.check_registration()
+        self.accounts.check_new(name, self._is_taken(name))
         await self.callers.hash(self.accounts.register, name, password)
         self._follow(self.accounts.agents())
 

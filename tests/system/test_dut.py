@@ -138,7 +138,8 @@ def test_an_agent_of_the_old_kind_does_two_hundred_tasks(dut: DutProcess, pool: 
 
 CONTENTS = [
     "null", "true", "0", "-0.0", "1.0", "1", "1e300", "9223372036854775807", "18446744073709551615", '""', "[]", "{}",
-    '"\\u0000 \\u2028 \\ud83d\\ude00"', '{"z": 1, "a": {"y": [null, [], {}]}, "m": "x"}', '{"content": 1}', '{"": {"id": 5}}',
+    '"\\u0000 \\u2028 \\ud83d\\ude00"', '{"z": 1, "a": {"y": [null, [], {}]}, "m": "x"}', '{"content": 1}',
+    '{"": {"id": 5}}',
     '{"__request": {"destination": "x"}, "method": "get", "tunnel": 3}', '{"error": true, "msg": "no"}',
 ]  # fmt: skip
 
@@ -159,7 +160,8 @@ def test_any_json_goes_there_and_back_untouched(dut: DutProcess, pool: ThreadPoo
 
 def test_a_task_is_given_again_when_its_agent_left_before_it_came(dut: DutProcess) -> None:
     with socket.create_connection(("127.0.0.1", dut.port)) as leaving:
-        leaving.sendall(f"GET /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: agent2:{password_of('agent2')}\r\n\r\n".encode())
+        head = f"GET /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: agent2:{password_of('agent2')}\r\n\r\n"
+        leaving.sendall(head.encode())
         wait_for(lambda: dut.as_admin("GET", "/agents").json()["online"]["agent2"])
     task = dut.as_admin("POST", "/tasks", {"n": 1}, target="agent2", noWait="1").json()
     given = dut.as_agent("agent2", "GET", "/tasks").json()["events"]
@@ -252,8 +254,8 @@ def test_an_admin_says_who_they_are(dut: DutProcess) -> None:
         assert dut.call("GET", "/agents", auth=auth).status_code == 200, auth
 
 
-STRANGERS = ["", "x", ":", "agent1", "agent1:", ":secret", "nobody:secret", "Bearer", "Bearer x", "Basic", "Basic !!", "Basic eDp5",
-             "dut_" + "a" * 43, "agent1:" + "x" * 5000, "Bearer a:b"]  # fmt: skip
+STRANGERS = ["", "x", ":", "agent1", "agent1:", ":secret", "nobody:secret", "Bearer", "Bearer x", "Basic", "Basic !!",
+             "Basic eDp5", "dut_" + "a" * 43, "agent1:" + "x" * 5000, "Bearer a:b"]  # fmt: skip
 
 ADMIN_CALLS = [("GET", "/agents"), ("GET", "/events?agent=agent1"), ("POST", "/tasks?target=agent1"),
                ("POST", "/agent_selfreg?enabled=1"), ("POST", "/agents_selfreg?enabled=1")]  # fmt: skip
@@ -309,7 +311,8 @@ def test_a_result_counts_only_from_its_agent_and_once(dut: DutProcess) -> None:
         is_error(answer, answer.status_code)
 
 
-NO_NAMES = ["", "+", "#", "a/b", "/", "$SYS", "a+", "a b", "a:b", "a\nb", "a\x00", "\u200b", "localhost", "x" * 129, "\ufeff"]
+NO_NAMES = ["", "+", "#", "a/b", "/", "$SYS", "a+", "a b", "a:b", "a\nb", "a\x00", "\u200b", "localhost",
+            "x" * 129, "\ufeff"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
@@ -336,13 +339,14 @@ def test_names_of_all_kinds_are_kept_as_they_are(dut: DutProcess, pool: ThreadPo
         ((ident, content),) = connection.json()["events"].items()
         assert content == name
         auth = f"{name}:p:a s'ß".encode()
-        done = httpx.post(f"{dut.url}/tasks_result?id={ident}", headers={"Authorization": auth}, json=1, trust_env=False)
-        is_empty(done)
+        url = f"{dut.url}/tasks_result?id={ident}"
+        is_empty(httpx.post(url, headers={"Authorization": auth}, json=1, trust_env=False))
         assert waiting.result().json()["result"] == 1
     assert dut.as_admin("POST", "/agent_selfreg", enabled="0").status_code == 200
 
 
-BAD_BODIES = [b"", b" ", b"{", b"nul", b"NaN", b"[Infinity]", b"-Infinity", b'{"a": 1, "a": 2}', b"1e400", b"36893488147419103232", b'"\xff"',
+BAD_BODIES = [b"", b" ", b"{", b"nul", b"NaN", b"[Infinity]", b"-Infinity", b'{"a": 1, "a": 2}', b"1e400",
+              b"36893488147419103232", b'"\xff"',
               b"[" * 50_000, b"[" * 100 + b"]" * 100, b'"\\ud800"', b"{} {}", b"'x'", b"\xff\xfe1\x00"]  # fmt: skip
 
 
