@@ -78,7 +78,9 @@ class Shell:
         numbers = iter(range(10_000_000))
         code, result = 200, {"outcome": "done", "exitCode": 0}
         for index, command in enumerate(data.get("commands") or [data]):
-            status = await self._command(request.id, index, command, numbers)
+            environment = {**data.get("environment", {}), **command.get("environment", {})}
+            whole = {**data, **command, "environment": environment}
+            status = await self._command(request.id, index, whole, numbers)
             if status:
                 code, result = 500, {"outcome": "failed", "exitCode": status}
                 break
@@ -88,7 +90,7 @@ class Shell:
     async def _command(self, request_id: int, index: int, command: Any, numbers: Any) -> int:
         process = await asyncio.create_subprocess_exec(
             "/bin/bash", "-c", command["commandLine"], stdout=PIPE, stderr=PIPE, start_new_session=True,
-            cwd=command.get("workingDirectory"), env={**os.environ, **command.get("environment", {})},
+            cwd=command.get("workingDirectory"), env={**os.environ, **command["environment"]},
         )  # fmt: skip
         self._running[request_id] = process
 
@@ -136,7 +138,7 @@ class ShellSite:
 
 @asynccontextmanager
 async def shell_site(
-    folder: Path, *, commands: bool = True, engine: Callable[[], str | None] | None = None
+    folder: Path, *, commands: bool = True, has_engine: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[ShellSite]:
     """All of it, in this process and on this loop."""
     store = TinyStore.open(folder)
@@ -156,8 +158,8 @@ async def shell_site(
     app.state.parsers = make_parsers()
     add_output(app, service, outputs, access)
     add_operations(app, service)
-    options: dict[str, Any] = {} if engine is None else {"engine": engine}
-    app.mount("/runner", make_app(service=service, outputs=outputs, access=access, commands=commands, **options))
+    runner = make_app(service=service, outputs=outputs, access=access, commands=commands, has_engine=has_engine)
+    app.mount("/runner", runner)
     server = HttpServer(Gate(app, access, Audit(folder / "audit.log"), clock.now), bind(listen))
     await server.start()
     try:

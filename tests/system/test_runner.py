@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from puppetmaster.runner_job import find_engine
+from puppetmaster.runner_job import has_engine
 from tests.system.shell_site import ShellSite, shell_site
 
 LINES = 'for n in 1 2 3; do echo "line $n"; until [ -e "$GATE.$n" ]; do sleep 0.01; done; done'
@@ -128,21 +128,24 @@ def test_the_working_directory_and_sequences(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "CommandLine: it is missing"),
+        ({}, "a CommandLine is missing"),
         ([], "it has to be a JSON object"),
-        ({"CommandLine": ""}, "CommandLine: it is missing"),
-        ({"CommandLine": 5}, "CommandLine: it has to be a text"),
-        ({"CommandLine": "a\0b"}, "NUL"),
-        ({"CommandLine": "a", "commandLine": "b"}, "stands twice"),
-        ({"CommandLine": "a", "Environment": {"A": 1}}, "Environment.A: it has to be a text"),
-        ({"CommandLine": "a", "Environment": {"A=B": "1"}}, "Environment.A=B"),
-        ({"CommandLine": "a", "Environment": []}, "it has to be an object of texts"),
-        ({"CommandLine": "a", "Commands": [{"CommandLine": "b"}]}, "can't stand beside"),
+        (None, "it has to be a JSON object"),
+        ({"CommandLine": ""}, "a CommandLine is missing"),
+        ({"CommandLine": 5}, "CommandLine: it must be"),
+        ({"CommandLine": "a\0b"}, "CommandLine: "),
+        ({"CommandLine": "a", "commandLine": "b"}, "commandLine: the field stands twice"),
+        ({"CommandLine": "a", "Environment": {"A": 1}}, "Environment.A: it must be"),
+        ({"CommandLine": "a", "Environment": {"A=B": "1"}}, "Environment.A=B: "),
+        ({"CommandLine": "a", "Environment": []}, "Environment: it must be an object"),
+        ({"CommandLine": "a", "WorkingDirectory": "src"}, "WorkingDirectory: it must be an absolute path"),
+        ({"CommandLine": "a", "Commands": [{"CommandLine": "b"}]}, "CommandLine: it can't stand beside"),
         ({"CommandLine": "a", "WorkingDir": "/"}, "WorkingDir: there is no such field; there are CommandLine, "),
-        ({"Commands": []}, "1 to 1000"),
-        ({"Commands": [{}]}, "Commands.0.CommandLine: it is missing"),
-        ({"Commands": [{"Commands": []}]}, "can't be a sequence"),
-        ({"Commands": [{"CommandLine": "a", "Container": {}}]}, "Commands.0.Container.Image: it is missing"),
+        ({"Commands": []}, "Commands: it must be a list of 1 to "),
+        ({"Commands": [{}]}, "Commands.0: a CommandLine is missing"),
+        ({"Commands": [{"Commands": []}]}, "Commands.0.Commands: there is no such field"),
+        ({"Commands": [{"CommandLine": "a", "Container": {}}]}, "Commands.0.Container.Image: it must be"),
+        ({"CommandLine": "a", "Container": "debian"}, "Container: it has to be a JSON object"),
     ],
 )
 def test_what_can_not_be_run_is_refused_and_says_why(tmp_path: Path, body: Any, message: str) -> None:
@@ -210,67 +213,43 @@ def test_what_came_before_a_restart_is_known_after_it(tmp_path: Path) -> None:
 # Containers
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> str:
-    """A program that takes the arguments of podman, tells of them, and runs the command without a container."""
-    path = tmp_path / "podman"
-    path.write_text(
-        "#!/bin/bash\n"
-        'cd "$(dirname "$0")"\n'
-        'if [ "$1" = kill ]; then echo "$@" >> killed; kill -USR1 "$(cat pid)"; exit; fi\n'
-        "trap '' TERM; trap 'exit 137' USR1\n"
-        "echo $$ > pid\n"
-        'printf "%s|" "$@"; echo\n'
-        '"/bin/sh" "${@: -2}" & wait "$!"\n',
-        encoding="utf-8",
-    )
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_a_container_gets_its_command_and_a_mix_works(tmp_path: Path, engine: str) -> None:
+def test_a_mix_of_processes_and_containers_is_the_agents_business(tmp_path: Path) -> None:
     async def test(site: ShellSite) -> None:
-        commands = [
-            {"CommandLine": "echo outside"},
-            {"CommandLine": "echo 'in side'", "Container": {"Image": "debian:12"}, "Environment": {"A": "b c"}},
-        ]
+        container = {"Image": "debian:12", "mounts": [{"source": "/a", "Target": "/b"}]}
+        commands = [{"CommandLine": "echo outside"}, {"CommandLine": "echo inside", "container": container}]
         ident = await site.submit(Commands=commands, WorkingDirectory="/tmp")
-        said = (await site.attach(ident)).decode().splitlines()
-        name = f"jobrunner-{ident}-1"
-        assert said == [
-            "outside",
-            f"run|--rm|--name|{name}|--env=A=b c|--workdir=/tmp|--entrypoint=/bin/sh|debian:12|-c|echo 'in side'|",
-            "in side",
-        ]
+        await site.attach(ident)
+        (order,) = site.shell.orders.values()
+        assert order == {
+            "workingDirectory": "/tmp",
+            "commands": [
+                {"commandLine": "echo outside"},
+                {
+                    "commandLine": "echo inside",
+                    "container": {"image": "debian:12", "mounts": [{"source": "/a", "target": "/b"}]},
+                },
+            ],
+        }
 
-    on_site(test, tmp_path, engine=lambda: engine)
-
-
-def test_a_container_ends_with_its_job(tmp_path: Path, engine: str) -> None:
-    async def test(site: ShellSite) -> None:
-        ident = await site.submit(CommandLine="sleep 1000", Container={"Image": "debian:12"})
-        async with site.http.stream("GET", f"/runner/{ident}/attach") as attached:
-            lines = lines_of(attached)
-            await anext(lines)
-            await site.http.delete(f"/runner/{ident}")
-            assert [line async for line in lines] == []
-        assert (tmp_path / "killed").read_text().startswith(f"kill jobrunner-{ident}")
-
-    on_site(test, tmp_path, engine=lambda: engine)
+    on_site(test, tmp_path)
 
 
 def test_without_an_engine_a_container_is_refused(tmp_path: Path) -> None:
     async def test(site: ShellSite) -> None:
-        answer = await site.http.post("/runner/", json={"CommandLine": "id", "Container": {"Image": "debian:12"}})
-        assert answer.status_code == 501
-        assert answer.json()["message"] == "containers need podman or docker on this machine, and neither is installed"
+        for body in (
+            {"CommandLine": "id", "Container": {"Image": "debian:12"}},
+            {"Commands": [{"CommandLine": "id", "Container": {"Image": "debian:12"}}]},
+        ):
+            answer = await site.http.post("/runner/", json=body)
+            assert answer.status_code == 501
+            message = "containers need podman or docker on this machine, and neither is installed"
+            assert answer.json()["message"] == message
 
-    on_site(test, tmp_path, engine=lambda: None)
+    on_site(test, tmp_path, has_engine=lambda: False)
 
 
 def test_the_engine_of_this_machine_is_found() -> None:
-    found = shutil.which("podman") or shutil.which("docker")
-    assert find_engine() == found
+    assert has_engine() == bool(shutil.which("podman") or shutil.which("docker"))
 
 
 # The output of any request

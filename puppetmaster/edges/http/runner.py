@@ -47,15 +47,15 @@ def make_app(
     outputs: Outputs,
     access: Access | None = None,
     commands: bool = True,
-    engine: Callable[[], str | None] = runner_job.find_engine,
+    has_engine: Callable[[], bool] = runner_job.has_engine,
 ) -> Starlette:
     """The application, to be mounted somewhere behind the gate.
 
     :param access: ends the streams of those whose login is over.
     :param commands: whether commands on this machine are allowed at all.
-    :param engine: finds what runs containers.
+    :param has_engine: tells whether there is something that runs containers.
     """
-    runner = Runner(service, outputs, access, commands, engine)
+    runner = Runner(service, outputs, access, commands, has_engine)
     app = Starlette(
         routes=[
             Route("/", runner.list_running, methods=["GET"]),
@@ -78,13 +78,13 @@ class Runner:
         outputs: Outputs,
         access: Access | None,
         commands: bool,
-        engine: Callable[[], str | None],
+        has_engine: Callable[[], bool],
     ) -> None:
         self._service = service
         self._outputs = outputs
         self._access = access
         self._commands = commands
-        self._engine = engine
+        self._has_engine = has_engine
 
     async def list_running(self, request: Request) -> Response:
         """``GET /``: the ids of the jobs that run."""
@@ -105,12 +105,12 @@ class Runner:
             )
         body = await read_document(request)
         ident = str(uuid.uuid4())
-        data = runner_job.read(body, f"{LABEL}-{ident}", self._engine)
+        data = runner_job.read(body, self._has_engine)
         job = await self._service.create_job(
             {
                 "destinations": LOCALHOST,
                 "message": {"method": "post", "resource": COMMANDS, "data": data},
-                "name": _name(runner_job.title(body)),
+                "name": _name(runner_job.title(data)),
                 "labels": [LABEL, _label(ident)],
                 # A command may take as long as it likes.
                 "requestTimeout": MAX_SECONDS,
