@@ -86,6 +86,7 @@ class NewTask(_Document):
     settings: Annotated[dict[str, Any] | None, BeforeValidator(_as_object)] = None
     priority: Number = None
     task_id: Number = None
+    job_id: Id = None
     parser: Annotated[str | None, Field(max_length=MAX_NAME)] = None
     name: Annotated[str | None, Field(max_length=MAX_NAME)] = None
 

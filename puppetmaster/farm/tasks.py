@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +63,8 @@ class Task:
     settings: dict[str, Any] | None = None
     task_id: int | None = None
     """The number that its maker has for it."""
+    job_id: int | None = None
+    """The number that its maker has for what it is a part of; files that came along are kept under it."""
     frame_start: int = 0
     frame_end: int = 0
     format: str = ""
@@ -69,13 +72,25 @@ class Task:
 
 
 class Tasks:
-    """The tasks that there are. All of it is for the loop."""
+    """The tasks that there are. All of it is for the loop.
 
-    def __init__(self, *, service: Service, farm: Farm, store: Store, plugins: Plugins) -> None:
+    :param unneeded: is told of the number whose files no task needs any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: Service,
+        farm: Farm,
+        store: Store,
+        plugins: Plugins,
+        unneeded: Callable[[int], None] = lambda storage: None,
+    ) -> None:
         self._service = service
         self._farm = farm
         self._store = store
         self._plugins = plugins
+        self._unneeded = unneeded
         self._tasks = {task_id: Task(**document) for task_id, document in store.scan(TASKS)}
         farm.priorities.update((task_id, task.priority) for task_id, task in self._tasks.items())
         for task_id in [task_id for task_id in self._tasks if not service.has_job(task_id)]:
@@ -180,13 +195,18 @@ class Tasks:
         job = await self._service.remove_job(task_id)
         return self._view(task_id, task, job)
 
+    def storage_of(self, task_id: int) -> int:
+        """The number that a task's files are kept under."""
+        task = self._tasks.get(task_id)
+        return task_id if task is None or task.job_id is None else task.job_id
+
     def compiled(self, work: Work, given: Given, request: Request) -> Document:
         """A chunk as a worker gets it."""
         task = self._tasks.get(work.task) or Task(type=given.type)
         return {
             **_chunk_view(task, work, request.message.data, {"status": "running", "progress": 0}),
             "task_id": work.id,
-            "job_id": work.task,
+            "job_id": work.task if task.job_id is None else task.job_id,
             "type": given.type,
             "parser": given.parser,
             "task_parser": given.parser,
@@ -243,7 +263,10 @@ class Tasks:
         self._store.put(TASKS, {task_id: asdict(task)})
 
     def _forget(self, task_id: int) -> None:
+        storage = self.storage_of(task_id)
         self._tasks.pop(task_id, None)
+        if storage not in map(self.storage_of, self._tasks):
+            self._unneeded(storage)
         self._farm.priorities.pop(task_id, None)
         self._store.remove(TASKS, [task_id])
 
@@ -322,6 +345,7 @@ def _task(new: NewTask, settings: Document, parser: str, chunks: list[Chunk] | A
         priority=PRIORITY if new.priority is None else new.priority,
         settings=settings,
         task_id=new.task_id,
+        job_id=new.job_id,
         frame_start=min(chunk.frame_start for chunk in chunks),
         frame_end=max(chunk.frame_end for chunk in chunks),
         format=clean(given) if isinstance(given, str) else "",

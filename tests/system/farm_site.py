@@ -34,7 +34,7 @@ from puppetmaster.edges.http.server import HttpServer, bind
 from puppetmaster.effects import Change
 from puppetmaster.embedded.broker import free_port
 from puppetmaster.engine import Engine
-from puppetmaster.farm import Farm, Plugins, Tasks
+from puppetmaster.farm import Farm, Files, Plugins, Tasks
 from puppetmaster.job_document import JobReader
 from puppetmaster.logs import start_logging
 from puppetmaster.models import Request
@@ -99,14 +99,15 @@ async def serve(data: Path, port: int, patience: float) -> None:
     plugins = Plugins({"broken": _Failing}, {"broken": lambda first, last: _Failing()})
     farm = outlet.farm = Farm(store=registry, now=clock.now, plugins=plugins, patience=patience)
     service.load("farm")
-    tasks = Tasks(service=service, farm=farm, store=registry, plugins=plugins)
+    files = Files(data / "farm")
+    tasks = Tasks(service=service, farm=farm, store=registry, plugins=plugins, unneeded=files.remove)
     service.link(True)
     service.start()
     farm.start(service)
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.parsers = make_parsers()
     add_operations(app, service)
-    app.mount("/manager", make_app(farm=farm, tasks=tasks, plugins=plugins))
+    app.mount("/manager", make_app(farm=farm, tasks=tasks, plugins=plugins, files=files))
     address = ListenAddress("127.0.0.1", port)
     gate = Gate(app, Access(Accounts(data), address, clock.now), Audit(data / "audit.log"), clock.now)
     http = HttpServer(gate, bind(address))

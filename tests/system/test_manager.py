@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -160,7 +161,7 @@ def test_a_task_may_come_as_json_as_a_form_or_with_files(site: FarmSite) -> None
         {"json": {"type": "shell", "settings": {"command": "echo über"}, "priority": 7, "task_id": 3}},
         {"json": {"type": "shell", "settings": settings, "priority": "7"}},
         {"data": fields},
-        {"data": fields, "files": {"jobfile": ("jobfile.zip", b"PK\x05\x06" + bytes(18), "application/zip")}},
+        {"data": {**fields, "job_id": 9}, "files": {"jobfile": ("jobfile.zip", b"PK...", "application/zip")}},
         {"content": json.dumps(fields), "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
     ]
     for way in ways:
@@ -225,12 +226,8 @@ class OldWorker(threading.Thread):
 
 def test_old_workers_do_200_tasks(own_site: FarmSite) -> None:
     settings = json.dumps({"filepath": "/shots/a.blend", "frame_start": 1, "frame_end": 4, "chunk_size": 2})
-    tasks = [
-        requests.post(
-            f"{own_site.url}/tasks", data={"type": "blender_render", "settings": settings, "task_id": number}, timeout=30
-        ).json()["id"]
-        for number in range(100)
-    ]
+    url, fields = f"{own_site.url}/tasks", {"type": "blender_render", "settings": settings}
+    tasks = [requests.post(url, data={**fields, "task_id": n}, timeout=30).json()["id"] for n in range(100)]
     workers = [OldWorker(own_site.url, 5000 + number, f"old-{number}") for number in range(4)]
     for worker in workers:
         worker.start()
@@ -243,6 +240,37 @@ def test_old_workers_do_200_tasks(own_site: FarmSite) -> None:
         job = own_site.job(task)
         assert (job["status"], job["finishCount"]) == ("resolved", 2)
         assert [request["__request"]["attempt"] for request in job["requests"]] == [1, 1]
+
+
+def test_the_files_of_a_job_reach_its_workers_and_what_they_made_comes_back(site: FarmSite) -> None:
+    scenes, pictures = b"PK" + b"scene\r\n--" * 3_000_000, b"PK" + b"picture" * 3_000_000  # more than other bodies have
+    assert site.ask("GET", "/tasks/file/77").json() == {"file": False}
+    fields = {"type": "shell", "settings": json.dumps({"command": "true"}), "job_id": "77", "task_id": "1"}
+    made = site.ask("POST", "/tasks", data=fields, files={"jobfile": ("jobfile.zip", scenes, "application/zip")})
+    assert made.status_code == 202
+    assert site.ask("GET", "/tasks/file/77").json() == {"file": True}
+    second = site.ask("POST", "/tasks", data={**fields, "task_id": "2"}).json()["id"]
+    name = next(NAMES)
+    register(site, name)
+    given = take_soon(site, name)
+    assert (given["job_id"], given["settings"]) == (77, {"command": "true"})
+    assert site.ask("GET", "/static/storage/77/jobfile_77.zip").content == scenes
+    assert site.ask("GET", "/static/storage/77/jobsupportfile_77.zip").content[:2] == b"PK"
+    assert site.ask("GET", "/static/storage/77/..%2f..%2fpuppetmaster.json").status_code == 404
+    path = f"/static/storage/77/taskfileout_77_{given['task_id']}.zip"
+    files = {"taskfile": ("taskfile.zip", pictures, "application/zip")}
+    ended = site.ask("PATCH", f"/tasks/{given['task_id']}", data={"status": "completed", "worker": name}, files=files)
+    assert ended.status_code == 204
+    assert site.ask("GET", path).content == pictures
+    late = site.ask("PATCH", f"/tasks/{given['task_id']}", data={"status": "failed", "worker": name},
+                    files={"taskfile": ("taskfile.zip", b"late", "application/zip")})  # fmt: skip
+    assert late.status_code == 403
+    assert site.ask("GET", path).content == pictures
+    assert not list((site.folder / "data" / "farm").glob(".upload-*"))
+    site.ask("DELETE", f"/tasks/{made.json()['id']}")
+    assert site.ask("GET", "/tasks/file/77").json() == {"file": True}
+    site.ask("DELETE", f"/tasks/{second}")
+    site.wait("/tasks/file/77", lambda found: found == {"file": False})
 
 
 def test_a_worker_that_says_only_where_it_calls_from_gets_its_task_and_reports(own_site: FarmSite) -> None:
@@ -544,7 +572,7 @@ BLENDER = """#!/usr/bin/env python3
 import sys
 first, last = (int(sys.argv[sys.argv.index(name) + 1]) for name in ("--frame-start", "--frame-end"))
 for frame in range(first, last + 1):
-    print(f"Fra:{frame} Mem:8.32M (0.00M, Peak 9.10M) | Time:00:01.23 | Remaining:00:10.50 | Scene | Tile 1/2", flush=True)
+    print(f"Fra:{frame} Mem:8.32M (0.00M, Peak 9.10M) | Time:00:01.23 | Remaining:00:10.50 | Scene", flush=True)
     input_file = open(sys.argv[2]).read() if frame == last else ""
     print(f"Saved: '/tmp/{frame:04}.png'", flush=True)
 """
@@ -555,8 +583,6 @@ def test_a_worker_renders_with_blender_and_its_output_is_read(site: FarmSite, tm
     blender.write_text(BLENDER)
     blender.chmod(0o755)
     # The last frame of each chunk waits until somebody writes into the file.
-    import os
-
     os.mkfifo(scene)
     process = site.worker("renderer", environment={"PATH": f"{tmp_path}:/usr/bin:/bin:{os.environ['PATH']}"})
     settings = {"filepath": str(scene), "frame_start": 1, "frame_end": 10, "chunk_size": 5, "format": "PNG"}

@@ -7,24 +7,27 @@ is answered without, and the worker is told where it is by ``Location``.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import zipfile
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from puppetmaster.accounts.roles import Role
-from puppetmaster.edges.http.forms import read_fields
+from puppetmaster.edges.http.forms import Form, read_form
 from puppetmaster.edges.http.replies import JSON, error_headers
 from puppetmaster.edges.http.requests import make_parsers, read_query
-from puppetmaster.errors import Fault, Forbidden, InvalidDocument, PuppetmasterError
+from puppetmaster.errors import Fault, FileUnavailable, Forbidden, InvalidDocument, PuppetmasterError
 from puppetmaster.farm import Farm, Plugins, Tasks, Worker
 from puppetmaster.farm.documents import (
     read_identity,
@@ -33,6 +36,7 @@ from puppetmaster.farm.documents import (
     read_task_change,
     read_worker_change,
 )
+from puppetmaster.farm.files import MAX_FILE_BYTES, Files, Upload
 from puppetmaster.farm.tasks import TaskNotFound
 from puppetmaster.farm.workers import whole
 from puppetmaster.queries import Page, parse
@@ -43,14 +47,14 @@ DOCUMENTED = "text/javascript"
 NO_TASK = 400
 """What the original answers a worker for which there is no task."""
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 WRONG_METHOD = 405
 
+T = TypeVar("T")
 
-def make_app(*, farm: Farm, tasks: Tasks, plugins: Plugins) -> ASGIApp:
+
+def make_app(*, farm: Farm, tasks: Tasks, plugins: Plugins, files: Files) -> ASGIApp:
     """The application; the farm has to be started."""
-    manager = _Manager(farm, tasks, plugins)
+    manager = _Manager(farm, tasks, plugins, files)
     app = Starlette(routes=manager.routes())
     app.state.parsers = make_parsers()
     app.add_exception_handler(PuppetmasterError, _refuse)  # type: ignore[arg-type]
@@ -59,10 +63,11 @@ def make_app(*, farm: Farm, tasks: Tasks, plugins: Plugins) -> ASGIApp:
 
 
 class _Manager:
-    def __init__(self, farm: Farm, tasks: Tasks, plugins: Plugins) -> None:
+    def __init__(self, farm: Farm, tasks: Tasks, plugins: Plugins, files: Files) -> None:
         self._farm = farm
         self._tasks = tasks
         self._plugins = plugins
+        self._files = files
 
     def routes(self) -> list[Route]:
         return [
@@ -87,7 +92,8 @@ class _Manager:
 
     async def _task_list(self, request: Request) -> Response:
         if request.method == "POST":
-            return _reply(request, 202, await self._tasks.create(read_new_task(await read_fields(request))))
+            async with self._form(request, "jobfile") as form:
+                return await self._create_task(request, form)
         if request.method == "DELETE":
             return await self._remove_tasks(request)
         identity = read_identity(request.query_params)
@@ -97,6 +103,15 @@ class _Manager:
         task = await self._next_task(self._farm.identify(identity, _address(request)))
         return _reply(request, 200, [] if task is None else [task])
 
+    async def _create_task(self, request: Request, form: Form) -> Response:
+        new = read_new_task(form.fields)
+        upload = form.files.get("jobfile")
+        if upload is not None:
+            if new.job_id is None:
+                raise InvalidDocument([Fault("job_id", "it is missing: a file belongs to a job")])
+            await self._keep(request, upload, self._files.job_file(new.job_id))
+        return _reply(request, 202, await self._tasks.create(new))
+
     async def _list_tasks(self, request: Request) -> Response:
         page = parse(Page, read_query(request))
         ids = self._tasks.ids[page.offset : page.offset + page.limit]
@@ -104,7 +119,7 @@ class _Manager:
 
     async def _remove_tasks(self, request: Request) -> Response:
         """The original's way to delete several: a form in which ``tasks`` stands once for each."""
-        given = read_query(request).get("tasks") or (await read_fields(request)).get("tasks")
+        given = read_query(request).get("tasks") or (await read_form(request)).fields.get("tasks")
         ids = [_task_number(task_id) for task_id in (given if isinstance(given, list) else [given])]
         return _reply(request, 202, [await self._tasks.remove(task_id) for task_id in ids])
 
@@ -124,7 +139,8 @@ class _Manager:
     async def _task(self, request: Request) -> Response:
         task_id = request.path_params["task_id"]
         if request.method == "PATCH":
-            await self._change_task(request, task_id)
+            async with self._form(request, "taskfile") as form:
+                await self._change_task(request, task_id, form)
             return Response(None, 204)
         if request.method == "DELETE":
             return _reply(request, 202, await self._tasks.remove(task_id))
@@ -132,11 +148,10 @@ class _Manager:
             return _reply(request, 200, await self._tasks.show_chunk(task_id))
         return _reply(request, 200, await self._tasks.show_all(task_id))
 
-    async def _change_task(self, request: Request, task_id: int) -> None:
+    async def _change_task(self, request: Request, task_id: int, form: Form) -> None:
         """The id of a chunk is what its worker has, so that is its report; the id of a task may be anybody's."""
-        fields = await read_fields(request)
-        change = read_task_change(fields)
-        identity = read_identity(request.query_params, fields)
+        change = read_task_change(form.fields)
+        identity = read_identity(request.query_params, form.fields)
         if task_id in self._tasks:
             if change.is_report:
                 await self._tasks.report(self._farm.identify(identity, _address(request)), task_id, change)
@@ -145,7 +160,11 @@ class _Manager:
             return
         if not (self._farm.has_work(task_id) or change.is_report):
             raise TaskNotFound(task_id)
-        await self._farm.report(self._reporter(request, identity, task_id), task_id, change)
+        worker = self._reporter(request, identity, task_id)
+        upload, work = form.files.get("taskfile"), self._farm.work(task_id)
+        if upload is not None and work is not None and work.is_held and work.worker == worker.id:
+            await self._keep(request, upload, self._files.output(self._tasks.storage_of(work.task), task_id))
+        await self._farm.report(worker, task_id, change)
 
     def _reporter(self, request: Request, identity: Any, work_id: int) -> Worker:
         """Who reports of a chunk: an old worker says only where it calls from, and several may call from there."""
@@ -160,7 +179,7 @@ class _Manager:
 
     async def _worker_list(self, request: Request) -> Response:
         if request.method == "POST":
-            registration = read_registration(await read_fields(request))
+            registration = read_registration((await read_form(request)).fields)
             worker = await self._farm.register(registration, _address(request))
             return Response(None, 204, {"Location": f"{request.scope.get('root_path', '')}/workers/{worker.id}"})
         return _reply(request, 200, self._workers())
@@ -191,7 +210,7 @@ class _Manager:
     async def _worker(self, request: Request) -> Response:
         worker = self._farm.workers.get(request.path_params["worker_id"])
         if request.method == "PATCH":
-            change = read_worker_change(await read_fields(request))
+            change = read_worker_change((await read_form(request)).fields)
             return _reply(request, 200, {"task_id": await self._farm.change_worker(worker, change)})
         if request.method == "DELETE":
             await self._farm.remove_worker(worker)
@@ -201,7 +220,9 @@ class _Manager:
     # What old workers ask for beside their tasks
 
     async def _has_file(self, request: Request) -> Response:
-        return _reply(request, 200, {"file": True})
+        job = request.path_params["job_id"]
+        found = await self._in_thread(request, lambda: self._files.job_file(job).is_file())
+        return _reply(request, 200, {"file": found})
 
     async def _job_types(self, request: Request) -> Response:
         return _reply(request, 200, {name: _job_type(name) for name in self._plugins.compilers})
@@ -213,8 +234,42 @@ class _Manager:
         return _reply(request, 200, _job_type(name))
 
     async def _job_file(self, request: Request) -> Response:
-        """An archive with nothing in it: an old worker works only after it has unpacked one."""
-        return Response(EMPTY_ZIP, media_type="application/zip")
+        """An archive of a job; one with nothing in it where there is none: an old worker has to unpack some."""
+        job, name = request.path_params["job_id"], request.path_params["name"]
+        try:
+            found = await self._in_thread(request, lambda: self._files.find(job, name))
+        except LookupError:
+            raise HTTPException(404) from None
+        if found is None:
+            return Response(EMPTY_ZIP, media_type="application/zip")
+        return FileResponse(found, media_type="application/zip")
+
+    @contextlib.asynccontextmanager
+    async def _form(self, request: Request, file: str) -> AsyncIterator[Form]:
+        """A form, with the file of this name in it; what becomes of that is decided before it is thrown away."""
+        opened: list[Upload] = []
+
+        def open_file(name: str) -> Upload | None:
+            if name != file:
+                return None
+            opened.append(self._files.upload())
+            return opened[0]
+
+        try:
+            yield await read_form(request, open_file, max_file_bytes=MAX_FILE_BYTES)
+        except PuppetmasterError:
+            raise  # some of them are OSErrors too
+        except OSError as error:
+            raise FileUnavailable("the folder of the farm", "write to", str(error)) from error
+        finally:
+            for upload in opened:
+                await self._in_thread(request, upload.drop)
+
+    async def _keep(self, request: Request, upload: Upload, target: Path) -> None:
+        await self._in_thread(request, lambda: upload.finish(target))
+
+    async def _in_thread(self, request: Request, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, call)
 
 
 def _empty_zip() -> bytes:
