@@ -12,12 +12,12 @@ from puppetmaster.dut.accounts import DutAccounts
 from puppetmaster.dut.server import DutServer
 from puppetmaster.edges.http import dut, manager, runner
 from puppetmaster.edges.http.access import Access, App
-from puppetmaster.farm import Farm, Plugins, Tasks
+from puppetmaster.farm import Farm, Files, Plugins, Tasks
 from puppetmaster.policies import Connection
 from puppetmaster.settings import COMMANDS_OFF, Settings
 
-DUT_FILE = "dut.json"
-"""The accounts of the dutserver, in the data folder."""
+DUT_FILE, FARM_FOLDER = "dut.json", "farm"
+"""The accounts of the dutserver, and the files of the farm's tasks, in the data folder."""
 
 
 class Systems:
@@ -29,6 +29,7 @@ class Systems:
         self._plugins = Plugins()
         self._farm = Farm(store=core.registry, now=core.clock.now, plugins=self._plugins)
         core.router.add(self._farm)
+        self._files = Files(settings.data / FARM_FOLDER)
         self._tasks: Tasks | None = None
         self._dut_accounts = DutAccounts(settings.data / DUT_FILE)
         self._dut: DutServer | None = None
@@ -38,7 +39,11 @@ class Systems:
     def start(self, accounts: Accounts, audit: Audit) -> None:
         """Take over what is out; the core is loaded by now."""
         self._tasks = Tasks(
-            service=self._core.service, farm=self._farm, store=self._core.registry, plugins=self._plugins
+            service=self._core.service,
+            farm=self._farm,
+            store=self._core.registry,
+            plugins=self._plugins,
+            unneeded=self._files.remove,
         )
         self._farm.start(self._core.service)
         self._dut = make_dut(self._core, self._dut_accounts, own=accounts, audit=audit)
@@ -58,7 +63,9 @@ class Systems:
                 service=core.service, outputs=core.outputs, access=access, commands=self._has_commands
             ),
             "/dut": dut.make_app(self._dut),
-            "/manager": manager.make_app(farm=self._farm, tasks=self._tasks, plugins=self._plugins),
+            "/manager": manager.make_app(
+                farm=self._farm, tasks=self._tasks, plugins=self._plugins, files=self._files
+            ),
         }
 
 
