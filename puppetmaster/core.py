@@ -85,7 +85,8 @@ class Core:
             now=self.clock.now,
         )
         self.pull = Pull(self.service)
-        self._memory = Memory(settings.data / AGENT_FOLDER)
+        # Whole, for its commands run in other folders.
+        self._memory = Memory((settings.data / AGENT_FOLDER).resolve())
         self._worker = Worker(
             memory=self._memory,
             rights=Rights.parse(settings.commands, source=settings.source("commands")),
@@ -117,7 +118,8 @@ class Core:
         ending.push_async_callback(self._local.close)
         self.devices.start()
         self.service.start()
-        self.devices.connection(LOCALHOST, Connection.ONLINE, self.clock.now())
+        said = {"connection": Connection.ONLINE.value, "facts": facts({})}
+        self.devices.presence(LOCALHOST, said, self.clock.now())
         await self._local.start()
         # What was out when an earlier life ended, and does not go over the broker.
         self.service.resend(lambda request: not self.router.is_by_broker(request))
