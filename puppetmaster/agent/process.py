@@ -22,7 +22,7 @@ from puppetmaster.agent.options import DESTINATION, AgentSettings
 from puppetmaster.agent.order import Order, Reply
 from puppetmaster.agent.output import OutputLimits
 from puppetmaster.agent.rights import Rights
-from puppetmaster.agent.telemetry import Telemetry, facts, frequent, seldom
+from puppetmaster.agent.telemetry import Frequent, Telemetry, facts, seldom
 from puppetmaster.agent.worker import Worker
 from puppetmaster.bus import STEADY, Bus, Will
 from puppetmaster.logs import start_logging
@@ -84,6 +84,7 @@ class Agent:
         self._memory = memory
         self._base = f"/remote/{settings.id}"
         self._facts = facts(settings.facts)
+        self._frequent = Frequent()
         self._started = time.time()
         self._closing = False
         self._chunks_out = 0
@@ -221,7 +222,7 @@ class Agent:
             "startedAt": to_text(self._started),
             "controller": None if self._link is None else {"connected": self._link.connected},
             "dropped": self._dropped.count,
-            **frequent(),
+            **self._frequent.read(),
             **seldom(),
         }
 

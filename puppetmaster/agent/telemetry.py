@@ -42,16 +42,31 @@ def facts(extra: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def frequent() -> dict[str, Any]:
-    """What changes all the time: load over 1, 5 and 15 minutes, and processor and memory in percent.
+class Frequent:
+    """What changes all the time. Each has a beginning of its own to count the processor's work from."""
 
-    The processor's share is that since the last call, for the first one since this module was imported.
-    """
-    return {
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "cpu": psutil.cpu_percent(),
-        "memory": psutil.virtual_memory().percent,
-    }
+    def __init__(self) -> None:
+        self._busy, self._total = _processor()
+
+    def read(self) -> dict[str, Any]:
+        """Load over 1, 5 and 15 minutes, memory in percent, and the processor's work in percent since the last call."""
+        busy, total = _processor()
+        passed = total - self._total
+        cpu = 100 * (busy - self._busy) / passed if passed > 0 else 0.0
+        self._busy, self._total = busy, total
+        return {
+            "load": [round(value, 2) for value in os.getloadavg()],
+            "cpu": round(min(100.0, max(0.0, cpu)), 1),
+            "memory": psutil.virtual_memory().percent,
+        }
+
+
+def _processor() -> tuple[float, float]:
+    """Seconds that the processors have worked, and seconds in all."""
+    times = psutil.cpu_times()
+    # Linux counts the time of guests twice.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - times.idle - getattr(times, "iowait", 0.0), total
 
 
 def seldom() -> dict[str, Any]:
@@ -79,6 +94,7 @@ class Telemetry:
     def __init__(self, period: float, tell: Tell) -> None:
         self._period = period
         self._tell = tell
+        self._frequent = Frequent()
         self._seldom_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._failed = False
@@ -105,7 +121,7 @@ class Telemetry:
 
     def _look(self) -> None:
         try:
-            message = {"frequent": frequent()}
+            message = {"frequent": self._frequent.read()}
             if time.monotonic() >= self._seldom_at:
                 message["seldom"] = seldom()
                 self._seldom_at = time.monotonic() + SELDOM

@@ -18,6 +18,7 @@ COMMANDS = [
     "controller",
     "broker",
     "simulate",
+    "agent",
     "demo",
     "settings",
     "jobs list",
