@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -256,8 +255,12 @@ class Execution:
         return min(self._deadline, math.inf if command.timeout is None else now + command.timeout - age)
 
     async def _pause(self, seconds: float) -> None:
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+        # Not wait_for: a cancellation that meets the event gets lost in it before Python 3.12.
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
         self._wake.clear()
 
     async def _look(self, output: Output) -> bool:

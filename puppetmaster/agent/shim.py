@@ -40,7 +40,7 @@ shift
 set +C
 trap : HUP INT TERM
 exec 3>&2 2>/dev/null
-"$@" 2>&3 3>&-
+( exec "$@" 2>&3 3>&- )
 code=$?
 echo "$code ." >"$base.exit"
 exit $code
