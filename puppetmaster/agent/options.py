@@ -135,7 +135,10 @@ def _truth(text: str) -> bool:
 def _folder(text: str) -> Path:
     if "\0" in text:
         raise ValueError("it must be a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _existing_file(text: str) -> Path:
@@ -305,12 +308,20 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envir
 
 
 def default_folder(ident: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where an agent keeps its state when nobody says where: one folder for each id."""
+    """Where an agent keeps its state when nobody says where: one folder for each id.
+
+    :raises SettingsError: when the user has no home.
+    """
+    return _state_folder(environ) / "puppetmaster-agent" / _folder_name(ident)
+
+
+def _state_folder(environ: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
-        base = Path("/var/lib")
-    else:
-        base = Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    return base / "puppetmaster-agent" / _folder_name(ident)
+        return Path("/var/lib")
+    try:
+        return Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError:
+        raise SettingsError("folder", "default", "this user has no home: name a folder (--folder)") from None
 
 
 def _folder_name(ident: str) -> str:

@@ -160,6 +160,7 @@ class Agent:
         except MalformedOrder as error:
             self._dropped.add(str(error))
             return
+        logger.debug("request %d: %s %.200s", order.id, order.method, order.resource)
         try:
             if self._worker.serves(order.resource):
                 await self._worker.handle(order, self._reply_to(order))
@@ -178,6 +179,7 @@ class Agent:
     async def _reply(self, order: Order, code: int, data: Any) -> None:
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         payload = write_answer(self._settings.id, order, code, data)
+        logger.debug("request %d: answered %d", order.id, code)
         self._bus.publish(order.tunnel, payload, done=partial(_settle, taken), wanted=lambda: not taken.cancelled())
         await taken
 
