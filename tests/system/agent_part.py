@@ -47,10 +47,11 @@ class Agent(Part):
         if start:
             self.start()
 
-    def rss_kib(self) -> int:
-        """What it has in memory."""
+    def rss_kib(self, *, peak: bool = False) -> int:
+        """What it has in memory, or the most that it ever had."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        name = "VmHWM" if peak else "VmRSS"
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
 
     def ticks(self) -> int:
         """The processor time that it has used, user and system, in 1/100 s."""

@@ -515,6 +515,21 @@ def test_it_says_what_it_is_when_it_is_asked(stand: Stand, agents: Callable[...,
     assert told["cores"] == os.cpu_count() and len(told["load"]) == 3
 
 
+def test_100_mb_of_output_leave_its_memory_as_it_is(stand: Stand, agents: Callable[..., Agent]) -> None:
+    agent = agents("flooded", "--commands", "all")
+    outcome(stand, stand.create_job(run_command("flooded", commandLine="echo hi")))
+    before = agent.rss_kib()
+    line = "yes 0123456789 | head -c 100000000; echo; echo the end"
+    ended = outcome(stand, stand.create_job(run_command("flooded", commandLine=line)))
+    assert ended["status"] == "resolved", ended
+    result = ended["result"]
+    assert result["stdout"].startswith("0123456789\n") and result["stdout"].endswith("\nthe end\n")
+    assert result["outputBytes"] == 100_000_009
+    assert result["cutBytes"] == result["outputBytes"] - 64 * 1024
+    peak = agent.rss_kib(peak=True)
+    assert peak < before + 4096 and peak < 40 * 1024, f"from {before} to {peak} KiB"
+
+
 def test_commands_outlive_the_agent_and_the_next_one_takes_them_over(
     stand: Stand, agents: Callable[..., Agent]
 ) -> None:
