@@ -7,12 +7,13 @@ An agent is given what its admin wrote. What another job has for it comes as ``{
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from puppetmaster.dut.errors import NoResult, TaskEnded, TaskNotFound
 from puppetmaster.effects import Change, Verdict
-from puppetmaster.errors import Conflict, Fault, InvalidDocument
+from puppetmaster.errors import Conflict, Fault, InvalidDocument, RequestNotFound
 from puppetmaster.fields import data_fault
 from puppetmaster.models import Message, Request
 from puppetmaster.service import Service
@@ -103,7 +104,7 @@ class Tasks:
 
         :raises NoResult: when it has not by then; the task goes on.
         :raises Conflict: when the task ended in another way.
-        :raises RequestNotFound: when it was removed.
+        :raises TaskNotFound: when it was removed.
         """
         ended = self._waiting[task.job_id] = asyncio.Event()
         try:
@@ -156,14 +157,16 @@ class Tasks:
         if fault:
             raise InvalidDocument([Fault("", fault)])
         verdict = await self._service.answer(Answer(agent, task_id, ANSWERED, result))
-        if verdict in (Verdict.UNKNOWN, Verdict.FOREIGN):
-            raise TaskNotFound(task_id)
+        if verdict in (Verdict.LATE, Verdict.DUPLICATE):
+            view = await self._request(task_id)
+            if view["destination"] == agent:
+                raise TaskEnded(f"task {task_id} has ended before: {view['status']}, {view['reason']}")
         if verdict is not Verdict.APPLIED:
-            raise TaskEnded(f"task {task_id} has ended before: {_WHY.get(verdict, verdict.value)}")
+            raise TaskNotFound(task_id)
 
     async def _result(self, task: Task) -> tuple[Any] | None:
         """The result of a task that has ended well; none while it has not ended."""
-        view = (await self._service.show_request(task.id))["__request"]
+        view = await self._request(task.id)
         status = RequestStatus(view["status"])
         if status is RequestStatus.RESOLVED:
             return (view["result"],)
@@ -171,13 +174,18 @@ class Tasks:
             raise Conflict(f"task {task.id} ended without a result: {status.value}, {view['reason']}")
         return None
 
+    async def _request(self, task_id: int) -> Mapping[str, Any]:
+        """What there is to say of a task's request. Raises TaskNotFound when it was removed."""
+        try:
+            view: Mapping[str, Any] = (await self._service.show_request(task_id))["__request"]
+        except RequestNotFound:
+            raise TaskNotFound(task_id) from None
+        return view
+
     def _hear(self, change: Change, job_id: int, document: Document | None) -> None:
         waiter = self._waiting.get(job_id)
         if waiter is not None and (document is None or document["status"] in _FINAL):
             waiter.set()
-
-
-_WHY = {Verdict.DUPLICATE: "it has a result already", Verdict.LATE: "its time was over, or it was called off"}
 
 
 def content_of(message: Message) -> Any:
