@@ -71,6 +71,7 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_ac
             ending.push_async_callback(http.close)
             ending.push_async_exit(own)
             await http.start()
+            ending.callback(core.outputs.end_readers)
             failed = await until(stop, core.service)
             logger.info("stopping")
         return 1 if failed else 0

@@ -143,6 +143,7 @@ async def _serve(
                 logger.warning("whoever reaches %s may do all until there is an account (--insecure)", settings.http)
         ending.push_async_callback(systems.close)
         ending.callback(feeds.close)
+        ending.callback(core.outputs.end_readers)
         failed = await until(stop, service)
         logger.info("stopping")
     return 1 if failed else 0

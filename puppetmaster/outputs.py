@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,10 @@ SETTLE_TIME = 2.0
 """Seconds without a chunk after which nothing more is waited for, once a request has ended without the end of its
 output: a command that is called off has the time to say goodbye, and its device to tell of it."""
 
+ARRIVAL_TIME = 0.5
+"""Seconds for which output is waited for when its request has just ended: it may come over another connection than the
+answer, and a little later."""
+
 FEW = 100
 """Files that are removed at once; more of them are removed in a thread."""
 
@@ -65,6 +69,10 @@ class _Reader:
         self.unended = iter(ids)
         self.next_unended: int | None = next(self.unended, None)
         """The first request that may not have ended."""
+        self.is_live = False
+        """Whether that one was still running when it was looked at."""
+        self.noticed = 0.0
+        """When it was seen that one of them runs no longer."""
         self.news = asyncio.Event()
 
 
@@ -103,6 +111,8 @@ class Outputs:
         self._full_until = 0.0
         self._fault = ""
         self._readers: dict[range, set[_Reader]] = {}
+        self._just_ended: deque[tuple[float, range]] = deque()
+        """When jobs ended, and the requests of each."""
         self._closed = False
         self._load()
 
@@ -116,10 +126,14 @@ class Outputs:
         """The requests of which there is output."""
         return list(self._files)
 
-    def close(self) -> None:
-        """End all readers, and let the files go; idempotent."""
+    def end_readers(self) -> None:
+        """End all readers, and those that will come: who serves them stops. What comes is still taken."""
         self._closed = True
         self._wake(lambda ids: True)
+
+    def close(self) -> None:
+        """End all readers, and let the files go; idempotent."""
+        self.end_readers()
         for file in self._files.values():
             file.close()
         self._open.clear()
@@ -156,6 +170,11 @@ class Outputs:
             self._wake(lambda ids: ids.start > job_id)
             return
         first, stop = document["firstRequest"], document["firstRequest"] + document["totalCount"]
+        now = self._now()
+        while self._just_ended and self._just_ended[0][0] + ARRIVAL_TIME < now:
+            self._just_ended.popleft()
+        if document["finishedAt"] is not None:
+            self._just_ended.append((now, range(first, stop)))
         self._wake(lambda ids: ids.start < stop and first < ids.stop)
 
     def end(self, request_id: int) -> None:
@@ -381,13 +400,24 @@ class Outputs:
             request_id = reader.next_unended
             if request_id not in reader.ended:
                 if not self._is_final(request_id):
+                    reader.is_live = True
                     return float("inf")
-                file = self._files.get(request_id)
-                rest = file.at + SETTLE_TIME - self._now() if file is not None and not file.ended else 0.0
+                if reader.is_live:
+                    reader.is_live, reader.noticed = False, self._now()
+                rest = self._awaited_until(request_id, reader.noticed) - self._now()
                 if rest > 0:
                     return rest
             reader.next_unended = next(reader.unended, None)
         return 0.0
+
+    def _awaited_until(self, request_id: int, noticed: float) -> float:
+        """How long output is waited for of a request that has ended."""
+        file = self._files.get(request_id)
+        if file is not None and file.ended:
+            return 0.0
+        ended = max((at for at, ids in self._just_ended if request_id in ids), default=0.0)
+        arrival = max(ended, noticed) + ARRIVAL_TIME
+        return arrival if file is None else max(arrival, file.at + SETTLE_TIME)
 
     def _spread(self, request_id: int) -> None:
         for ids, readers in self._readers.items():
