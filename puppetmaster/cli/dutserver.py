@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,12 @@ from puppetmaster.dut.book import Kind
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
     from puppetmaster.address import ListenAddress
+    from puppetmaster.core import Core
     from puppetmaster.dut.accounts import DutAccounts
+    from puppetmaster.edges.http.access import App
 
 app = typer.Typer(
     no_args_is_help=True, help="Give tasks to agents that poll over HTTP, and keep their events, as dutserver does."
@@ -26,6 +31,10 @@ GOOD_PASSWORD = 8
 
 EVERYWHERE = "0.0.0.0"
 
+SETTINGS = (
+    "request_timeout", "keep_days", "keep_jobs", "keep_requests", "http_cert", "http_key", "trusted_proxies", "log",
+)  # fmt: skip
+
 Database = Annotated[
     Path, typer.Argument(metavar="DB", help="The file with the accounts; made when it is missing.", show_default=False)
 ]
@@ -33,7 +42,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The account.", show_d
 
 
 @app.command("server")
-@with_settings("log")
+@with_settings(*SETTINGS)
 def server(
     settings: Settings,
     port: Annotated[int, typer.Argument(metavar="PORT", min=0, max=65535, help="The TCP port.", show_default=False)],
@@ -102,57 +111,14 @@ def _open(db: Path) -> DutAccounts:
 
 
 def _run(settings: Settings, listen: ListenAddress, db: Path) -> int:
-    from puppetmaster import loop
-    from puppetmaster.logs import start_logging
-
-    start_logging(settings.log)
-    return loop.run(_serve(listen, db))
-
-
-async def _serve(listen: ListenAddress, db: Path) -> int:
-    import asyncio
-    import signal
-
-    from puppetmaster.channels.pull import Pull
-    from puppetmaster.channels.router import Destinations, NoTunnels, Router
-    from puppetmaster.devices import Devices
-    from puppetmaster.dut.server import DutServer
+    from puppetmaster.alone import run_alone
     from puppetmaster.edges.http.dut import make_app
-    from puppetmaster.edges.http.server import HttpServer, bind
-    from puppetmaster.engine import Engine
-    from puppetmaster.job_document import JobReader
-    from puppetmaster.service import Service
-    from puppetmaster.store import TinyStore
-    from puppetmaster.times import Clock
+    from puppetmaster.systems import make_dut
 
-    listening = bind(listen)
+    def make(core: Core, ending: AsyncExitStack) -> App:
+        dut = make_dut(core, _open(db))
+        ending.push_async_callback(dut.close)
+        return make_app(dut)
+
     folder = db.with_name(f"{db.name}.d")
-    folder.mkdir(parents=True, exist_ok=True)
-    store, registry, clock = TinyStore.open(folder), TinyStore.open(folder, name="registry"), Clock()
-    devices, router = Devices(registry, clock.now), Router(NoTunnels())
-    engine = Engine(directory=Destinations(devices, router))
-    service = Service(
-        store=store, engine=engine, reader=JobReader(), outlet=router, now=clock.now, devices=devices
-    )
-    pull = Pull(service)
-    router.add(pull)
-    dut = DutServer(service=service, pull=pull, accounts=_open(db), store=registry, now=clock.now)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    devices.load()
-    service.load("dut")
-    dut.load()
-    service.start()
-    dut.start()
-    service.link(True)
-    service.resend()
-    http = HttpServer(make_app(dut), listening)
-    await http.start()
-    await stop.wait()
-    await dut.close()
-    await http.close()
-    await service.close()
-    await store.close()
-    await registry.close()
-    return 0
+    return run_alone(replace(settings, data=folder), listen, make, own_access=True)
