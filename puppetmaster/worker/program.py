@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import random
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from puppetmaster.agent import telemetry
 from puppetmaster.client.errors import AnswerError, NoAnswer, NotAllowed
 from puppetmaster.client.farm import FarmClient, FarmTask
 from puppetmaster.errors import PuppetmasterError
 from puppetmaster.policies import RetryPolicy
+from puppetmaster.worker import machine
 from puppetmaster.worker.commands import Commands
 
 logger = logging.getLogger(__name__)
@@ -83,8 +81,9 @@ class WorkerProgram:
     # Asking
 
     async def _register(self) -> None:
-        system = f"{platform.system()} {platform.release()}"
-        self._id = await self._patiently(lambda: self._client.register(self._name, self._port, system))
+        self._id = await self._patiently(
+            lambda: self._client.register(self._name, self._port, machine.system())
+        )
         logger.info("worker %d of %s is %s", self._id, self._client.url, self._name)
         self._told_at = float("-inf")
 
@@ -109,7 +108,7 @@ class WorkerProgram:
         if now < self._told_at + 3 * self._pace.heartbeat:
             return
         try:
-            await self._client.tell(self._id, _machine())
+            await self._client.tell(self._id, machine.describe())
         except AnswerError as error:
             if error.code != 404:
                 raise
@@ -210,23 +209,6 @@ def _is_final(error: PuppetmasterError) -> bool:
     if isinstance(error, AnswerError):
         return error.code < 500 and error.code not in LATER
     return not isinstance(error, NoAnswer) or error.lasting
-
-
-def _machine() -> dict[str, Any]:
-    often, seldom = telemetry.frequent(), telemetry.seldom()
-    return {
-        "mac_address": uuid.getnode(),
-        "update_frequent": {
-            "load_average": dict(zip(("1min", "5min", "15min"), often["load"], strict=True)),
-            "worker_cpu_percent": often["cpu"],
-        },
-        "update_less_frequent": {
-            "worker_architecture": seldom["architecture"],
-            "worker_disk_percent": seldom["disk"],
-            "worker_mem_percent": often["memory"],
-            "worker_num_cpus": seldom["cores"],
-        },
-    }
 
 
 def _environment(task: FarmTask) -> dict[str, str]:

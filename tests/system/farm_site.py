@@ -190,6 +190,8 @@ class FarmSite:
             answer = self.ask("GET", path).json()
             if is_so(answer):
                 return answer
+            for worker in self._workers:
+                assert worker.poll() in (None, 0), self.log()
             assert time.monotonic() < deadline, f"{path} stays {answer}\n{self.log()}"
             time.sleep(0.02)
 
