@@ -76,7 +76,7 @@ def test_one_job_reaches_ten_devices_on_the_broker_and_ten_agents_that_poll(site
     job = site.create_job({"destinations": [*fleet.names, *AGENTS], "message": message})
     job = site.wait_job(job["id"])
     assert (job["status"], job["finishCount"], job["errorCount"]) == ("resolved", 20, 0)
-    found = {request["__request"]["destination"]: request for request in site.requests(job=job["id"], limit=100)}
+    found = {request["__request"]["destination"]: request for request in site.requests(job["id"])}
     assert {name: found[name]["__request"]["result"] for name in AGENTS} == {
         name: {"did": "/system/reboot", "by": name} for name in AGENTS
     }
@@ -117,7 +117,7 @@ def test_a_task_that_is_called_off_ends_its_callers_wait(site: Stand) -> None:
         target=lambda: answers.append(call(site, "POST", "/tasks", 1, token, target="called-off"))
     )
     caller.start()
-    found = wait_for(lambda: site.requests(destination="called-off"))
+    found = wait_for(lambda: site.http("GET", "/requests?destination=called-off").json())
     site.cancel_request(found[0]["id"])
     caller.join(20)
     assert (answers[0].status_code, answers[0].json()["error"]) == (409, True)
