@@ -77,7 +77,14 @@ async def _serve(
     tunnels.is_ours = core.router.is_by_broker
     tunnels.seen = lambda destination: core.devices.seen(destination, clock.now())
     core.publish_output = tunnels.publish_output
-    observer = Observer(settings.broker, instance, core.devices, clock.now, on_output=core.take_output)
+    observer = Observer(
+        settings.broker,
+        instance,
+        core.devices,
+        clock.now,
+        on_output=core.take_output,
+        on_known=service.know_who_is_away,
+    )
     core.devices.on_removed.append(observer.clear_presence)
     systems = Systems(core, settings)
     tunnels.serve(service)

@@ -96,6 +96,8 @@ class Engine:
         self._window = Window(window, lambda when, job_id: self._at(when, self._rate_time, job_id), self._directory)
         self._absent: dict[str, list[Request]] = {}
         """What waits for its device to come online, by destination."""
+        self._undecided: list[Request] = []
+        """What had its turn while it was not known who is away."""
         self._returning: dict[str, None] = {}
         """Destinations that came online and have not got what waited for them, the first of them first."""
         self._next_return_at = 0.0
@@ -347,6 +349,14 @@ class Engine:
             self._returning[destination] = None
             if len(self._returning) == 1:
                 self._at(max(now, self._next_return_at), self._return, 0)
+
+    def know_who_is_away(self, known: bool) -> None:
+        """Tell whether the directory is up to date; until it is, nothing is sent that depends on it."""
+        self._window.knows_who_is_away = known
+        if known:
+            undecided, self._undecided = self._undecided, []
+            for request in undecided:
+                self._stop_waiting(request)
 
     def link(self, up: bool) -> None:
         """Tell whether the broker can be reached; nothing is sent while it can't."""
@@ -738,7 +748,9 @@ class Engine:
             offline = request.job.limits.offline
             if request.is_final:
                 continue  # one before it ended their job
-            if offline is Offline.SKIP:
+            if not self._window.knows_who_is_away:
+                self._undecided.append(request)
+            elif offline is Offline.SKIP:
                 self._end(request, RequestEvent.CANCEL, now, reason="its device is offline")
             elif offline is Offline.FAIL:
                 self._fail(request, now, OFFLINE_CODE, {"message": "the device is offline"}, "its device is offline")

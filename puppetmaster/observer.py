@@ -47,6 +47,13 @@ OnEvent = Callable[[str, bytes], None]
 """Gets destination and event; the same."""
 
 
+RETAINED_TIME = 2.0
+"""Seconds after a connect in which the broker hands out what devices said last."""
+
+UNHEARD_TIME = 30.0
+"""Seconds without a connection of our own after which jobs go by what was known before."""
+
+
 class _Bad(Exception):
     """What came is not what its topic says."""
 
@@ -55,6 +62,7 @@ class Observer:
     """Hears what devices say, and hands it on.
 
     :param now: the time, in seconds since 1970.
+    :param on_known: is told whether the devices have had the time to say whether they are there.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Observer:
         *,
         on_output: OnOutput | None = None,
         on_event: OnEvent | None = None,
+        on_known: Callable[[bool], None] = lambda known: None,
     ) -> None:
         self.received = 0
         """How many messages came."""
@@ -80,7 +89,17 @@ class Observer:
         self._inbox: deque[tuple[str, bytes, asyncio.Future[None]]] = deque()
         self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._bus = Bus(address, f"puppetmaster-{instance}-devices", self._received, topics=TOPICS, persistent=True)
+        self._on_known = on_known
+        self._knowing: asyncio.TimerHandle | None = None
+        self._bus = Bus(
+            address,
+            f"puppetmaster-{instance}-devices",
+            self._received,
+            topics=TOPICS,
+            persistent=True,
+            on_connect=lambda session_present: self._know_after(RETAINED_TIME),
+            on_disconnect=lambda: self._know_after(UNHEARD_TIME),
+        )
         self._rollcall = RollCall(address, instance, devices, self._take)
 
     @property
@@ -91,6 +110,7 @@ class Observer:
     async def start(self) -> None:
         """Connect, however long it takes."""
         self._worker = asyncio.create_task(self._work(), name="observer")
+        self._know_after(UNHEARD_TIME)
         await self._bus.start()
         await self._rollcall.start()
 
@@ -101,6 +121,8 @@ class Observer:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        if self._knowing is not None:
+            self._knowing.cancel()
         for _, _, taken in self._inbox:
             taken.cancel()
         self._inbox.clear()
@@ -108,6 +130,13 @@ class Observer:
     def clear_presence(self, destination: str) -> None:
         """Take back what a device said of itself: a removed one must not appear again by what lies at the broker."""
         self._bus.publish(f"/remote/{destination}/{PRESENCE}", b"", retain=True)
+
+    def _know_after(self, seconds: float) -> None:
+        """What was known is old by now, until this time is over."""
+        if self._knowing is not None:
+            self._knowing.cancel()
+        self._on_known(False)
+        self._knowing = asyncio.get_running_loop().call_later(seconds, self._on_known, True)
 
     # What comes
 

@@ -220,6 +220,11 @@ class Service:
         self._engine.accepted(request.id, attempt, self._now())
         self._work.set()
 
+    def know_who_is_away(self, known: bool) -> None:
+        """Tell whether the devices have had the time to say whether they are there."""
+        self._engine.know_who_is_away(known)
+        self._work.set()
+
     def online(self, destination: str) -> None:
         """A device came online; it gets what waited for that."""
         self._engine.online(destination, self._now())

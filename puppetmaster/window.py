@@ -35,8 +35,10 @@ class Window:
         self.size = min(size, MAX_WINDOW)
         self.used = 0
         """How many places are taken; what does not go over the broker takes none."""
+        self.knows_who_is_away = True
+        """Whether the directory is up to date."""
         self.absent: list[Request] = []
-        """What had its turn while its device was away, for the engine to decide on."""
+        """What had its turn while its device was away, or may have been, for the engine to decide on."""
         self._directory = directory or EmptyDirectory()
         self.out: dict[int, Request] = {}
         """By id."""
@@ -150,7 +152,7 @@ class Window:
             if request.status is not RequestStatus.CREATED or request.is_out:
                 if free:
                     self._offer(request.destination)  # it may have been offered to this one
-            elif free and job.limits.offline is not None and self._directory.is_offline(request.destination):
+            elif free and job.limits.offline is not None and self._may_be_away(request):
                 self.absent.append(request)
                 self._offer(request.destination)  # to a job that sends to it all the same
             elif free:
@@ -158,6 +160,9 @@ class Window:
             else:
                 insort_left(self._parked.setdefault(request.destination, []), request, key=_priority)
         return None
+
+    def _may_be_away(self, request: Request) -> bool:
+        return not self.knows_who_is_away or self._directory.is_offline(request.destination)
 
     def _offer(self, destination: str) -> None:
         """A destination is free: wake the first that waits for it. To wake all would cost each of them a turn."""

@@ -249,6 +249,19 @@ def test_what_waited_waits_on_after_a_restart() -> None:
     assert again.sent() == ["a"]
 
 
+def test_while_nobody_knows_who_is_away_only_jobs_that_do_not_care_are_sent() -> None:
+    fleet = Fleet(offline=["a"])
+    run = Run(directory=fleet)
+    run.engine.know_who_is_away(False)
+    for offline in Offline:
+        run.job(["a", "b"], offline=offline)
+    run.job(["c"])
+    assert run.sent() == ["c"]
+    run.engine.know_who_is_away(True)
+    assert run.sent() == ["b"]
+    assert run.sent(SECOND) == []
+
+
 def test_what_does_not_go_over_the_broker_takes_no_place_in_the_window() -> None:
     run = Run(directory=Fleet(off_broker=["p", "q"]), window=1)
     run.job(["p", "q", "a", "b"])
