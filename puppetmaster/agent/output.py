@@ -417,7 +417,8 @@ class _Text:
         if len(self._runs) == 1 and self.size <= most:
             data = self._first(most)
             return data.decode("utf-8", "replace"), len(data)
-        head, tail = self._first(most // 2), self._last(most - most // 2)
+        head = self._first(most // 2)
+        tail = self._last(most - len(head))
         head, tail = head[: len(head) - unfinished(head[-4:])], tail[continued(tail[:4]) :]
         shown = len(head) + len(tail)
         between = f"\n[... {self.size - shown} bytes left out ...]\n"

@@ -51,8 +51,8 @@ RETRY, MAX_RETRY = 1.0, 60.0
 CLOSE_TIME = 2.0
 """Seconds for what has to be said after the last command was killed at a close."""
 
-CLEAR_TIME = 0.05
-"""Seconds between two questions whether output may be told again."""
+CLEAR_TIME, MAX_CLEAR_TIME = 0.02, 0.5
+"""Seconds between two questions whether output may be told again, at first and after a while."""
 
 MAX_SUMMARY = 200
 """Characters of a command line in the list of what runs."""
@@ -462,8 +462,10 @@ class Worker:
         return False
 
     async def _tell_all(self, order: Order, output: Output, code: int) -> None:
-        while not await self._tell(order, output):  # noqa: ASYNC110 - whoever takes it has no event for that
-            await asyncio.sleep(CLEAR_TIME)
+        delay = CLEAR_TIME
+        while not await self._tell(order, output):
+            delay = min(MAX_CLEAR_TIME, delay * 1.5) if not self._is_clear() else CLEAR_TIME
+            await asyncio.sleep(delay)
         self._emit_all(order, await self._in_thread(output.close, code))
 
     def _emit_all(self, order: Order, chunks: list[Chunk]) -> None:

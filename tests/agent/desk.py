@@ -109,6 +109,11 @@ class Desk:
         """Return when the command has said that."""
         await self.wait(lambda: text in b"".join(chunk.data for chunk in self.chunks.get(order.id, [])))
 
+    async def quiet(self) -> None:
+        """Return when the worker has nothing to do."""
+        while self.worker._tasks:
+            await asyncio.wait(self.worker._tasks)
+
     def stream(self, order: Order, stream: Stream) -> list[Chunk]:
         return [chunk for chunk in self.chunks.get(order.id, []) if chunk.stream is stream]
 

@@ -391,8 +391,7 @@ async def test_who_was_killed_by_somebody_else_was_cut_off(desk: Desk) -> None:
 async def test_nothing_is_left_of_what_has_ended(desk: Desk) -> None:
     for _ in range(5):
         await desk.run({"argv": ["true"]})
-    while desk.worker._tasks:
-        await asyncio.wait(desk.worker._tasks)
+    await desk.quiet()
     assert not list((desk.folder / "runs").iterdir())
     assert children() == []
 
@@ -618,7 +617,7 @@ def test_a_full_disk_refuses_orders_for_now_and_gives_answers_all_the_same(tmp_p
         disk.is_full = False
         await desk.again(refused)
         assert (await desk.answer(refused, 2))[0] == 200
-        await desk.wait(lambda: not desk.worker._works)
+        await desk.quiet()
         await desk.reopen()
         await desk.again(running)
         assert (await desk.answer(running))[0] == 200
