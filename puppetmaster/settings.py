@@ -450,6 +450,16 @@ class Settings:
             metavar="MIB",
         ),
     )
+    worker_patience: float = field(
+        default=60.0,
+        metadata=_about(
+            _number(MAX_SECONDS),
+            env="PUPPETMASTER_WORKER_PATIENCE",
+            flag="--worker-patience",
+            help="How long a worker of the farm may be silent before its work goes to another.",
+            metavar="SECONDS",
+        ),
+    )
     url: str | None = field(
         default=None,
         metadata=_about(

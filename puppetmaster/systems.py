@@ -27,7 +27,12 @@ class Systems:
         self._core = core
         self._has_commands = settings.commands.strip().lower() != COMMANDS_OFF
         self._plugins = Plugins()
-        self._farm = Farm(store=core.registry, now=core.clock.now, plugins=self._plugins)
+        self._farm = Farm(
+            store=core.registry,
+            now=core.clock.now,
+            plugins=self._plugins,
+            patience=settings.worker_patience,
+        )
         core.router.add(self._farm)
         self._files = Files(settings.data / FARM_FOLDER)
         self._tasks: Tasks | None = None

@@ -139,6 +139,7 @@ def test_the_file_may_set_everything(tmp_path):
         login_hours = 2
         commands = "uptime, systemctl restart *"
         keep_output = 10
+        worker_patience = 5
         url = "https://fleet.example:8443/"
         token = "pm_secret"
         """,
@@ -310,6 +311,7 @@ def test_values_are_shown_as_plain_json_values():
 # What each value may be
 
 BAD = {
+    "worker_patience": [0, -1, "soon", "nan", True],
     "commands": ["@/no/such/file", "ls $(*)", 5, True, []],
     "keep_output": [0, -1, "0", "much", 1.5, True],
     "broker": [
