@@ -80,10 +80,10 @@ class ControllerLink:
             await asyncio.gather(self._starting, return_exceptions=True)
         await self._bus.close()
 
-    async def until_connected(self) -> None:
-        """Wait for the first connection."""
+    async def until_connected(self, timeout: float | None = None) -> None:
+        """Wait for the first connection, at most for so many seconds."""
         assert self._starting is not None
-        await asyncio.wait({self._starting})
+        await asyncio.wait({self._starting}, timeout=timeout)
 
     async def ask(self, method: str, resource: str, data: Any, *, progress: Say, late: Say) -> tuple[int, Any]:
         """Code and data of the controller's answer, or of what kept it from answering (413, 408).

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 RIVALRY = 3
 """Connections that broke soon, one after the other, from which on another agent with our id is suspected."""
 
+LINK_TIME = 2.0
+"""Seconds that the device's controller is waited for before requests are taken."""
+
 MAX_CHUNKS_OUT = 16
 """Chunks of output that may be on their way to the broker; what a command says meanwhile stays on the disk."""
 
@@ -128,9 +131,15 @@ class Agent:
         await self._worker.start(self._reply_to)
         self._tell_event("started", version=__version__, lastEnd=str(last), running=len(self._worker.running))
         await self._forwarder.start(self._reply_to, lambda resource: not self._worker.serves(resource))
-        self._connecting = asyncio.create_task(self._bus.start(), name="bus-start")
+        self._connecting = asyncio.create_task(self._connect(), name="connect")
         if self._settings.telemetry:
             self._telemetry.start()
+
+    async def _connect(self) -> None:
+        if self._link is not None:
+            # What waits at the broker comes at once, and is not to be refused for a connection that is being made.
+            await self._link.until_connected(LINK_TIME)
+        await self._bus.start()
 
     async def close(self) -> None:
         """Say goodbye and leave; commands go on unless they are to be killed. The session stays at the broker."""
