@@ -139,7 +139,7 @@ def test_an_agent_of_the_old_kind_does_two_hundred_tasks(dut: DutProcess, pool: 
 CONTENTS = [
     "null", "true", "0", "-0.0", "1.0", "1", "1e300", "9223372036854775807", "18446744073709551615", '""', "[]", "{}",
     '"\\u0000 \\u2028 \\ud83d\\ude00"', '{"z": 1, "a": {"y": [null, [], {}]}, "m": "x"}', '{"content": 1}',
-    '{"": {"id": 5}}',
+    '{"": {"id": 5}}', "[" * 99 + "]" * 99,
     '{"__request": {"destination": "x"}, "method": "get", "tunnel": 3}', '{"error": true, "msg": "no"}',
 ]  # fmt: skip
 
