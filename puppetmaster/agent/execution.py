@@ -294,7 +294,8 @@ class Execution:
         else:
             return
         if command.container is not None:
-            await self._in_thread(_remove, self._container(number))
+            # Not among the files: a tool that hangs must not keep other commands waiting.
+            await asyncio.to_thread(_remove, self._container(number))
 
     # ------------------------------------------------------------------------------------------------ answer
 

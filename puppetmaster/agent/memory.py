@@ -47,26 +47,24 @@ LAZY = 1.0
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
 _NEW = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _COPY_BYTES = 256 * 1024
+_NO_FACTS: dict[str, Any] = {}
 
 
-class _Place(NamedTuple):
-    offset: int
-    length: int
+_Place = tuple[int, int]
+"""Offset and length of a line."""
 
 
 class Entry:
     """What is known of one order. Its data lie on disk: :meth:`Memory.data`."""
 
-    __slots__ = ("at", "code", "delivered", "facts", "fresh", "key", "method", "place", "resource")
+    __slots__ = ("code", "delivered", "facts", "fresh", "key", "method", "place", "resource")
 
-    def __init__(self, key: Key, method: str, resource: str, at: float, facts: dict[str, Any]) -> None:
+    def __init__(self, key: Key, method: str, resource: str, facts: dict[str, Any]) -> None:
         # Thousands of entries share few of these texts.
         self.key = (key[0], sys.intern(key[1]))
         self.method, self.resource = sys.intern(method), sys.intern(resource)
-        self.at = at
-        """When it was begun, seconds since 1970."""
         self.facts = facts
-        """What was noted about it."""
+        """What was noted about it, as long as it is not done."""
         self.code: int | None = None
         """That of its final answer, once there is one."""
         self.delivered = False
@@ -113,7 +111,7 @@ class _Journal:
             while line := file.readline(MAX_LINE_BYTES):
                 start = self.size
                 self.size += len(line)
-                if index.read(line, _Place(start, len(line))):
+                if index.read(line, (start, len(line))):
                     end = self.size
                 else:
                     logger.warning(
@@ -131,7 +129,7 @@ class _Journal:
         self._append(b"".join(line.text for line in lines))
         for line in lines:
             if line.entry is not None:
-                line.entry.place = _Place(start, len(line.text))
+                line.entry.place = (start, len(line.text))
                 line.entry.fresh = None
             start += len(line.text)
 
@@ -179,7 +177,7 @@ class _Journal:
         places, size, parts, gathered = [], 0, [], 0
         for entry in entries:
             line = self._line(entry)
-            places.append(_Place(size, len(line)))
+            places.append((size, len(line)))
             text = line + b"".join(_beside(entry))
             parts.append(text)
             size += len(text)
@@ -199,8 +197,9 @@ class _Journal:
 
     def _line(self, entry: Entry) -> bytes:
         assert entry.place is not None, "it was never written"
-        line = os.pread(self._descriptor, entry.place.length, entry.place.offset)
-        if len(line) < entry.place.length:
+        offset, length = entry.place
+        line = os.pread(self._descriptor, length, offset)
+        if len(line) < length:
             raise OSError("a line is cut off")
         return line
 
@@ -248,9 +247,9 @@ class _Index:
         self.entries[entry.key] = entry
 
     def done(self, key: Key, method: str, resource: str, code: int) -> Entry:
-        entry = self.entries.pop(key, None) or Entry(key, method, resource, time.time(), {})
+        entry = self.entries.pop(key, None) or Entry(key, method, resource, _NO_FACTS)
         self._leave(key)
-        entry.code, entry.facts, entry.delivered = code, {}, False
+        entry.code, entry.facts, entry.delivered = code, _NO_FACTS, False
         self.entries[key] = entry
         return entry
 
@@ -260,7 +259,7 @@ class _Index:
         if entry is None or not entry.is_done or entry.delivered:
             return False
         entry.delivered = True
-        size = entry.place.length if entry.place else len(entry.fresh or b"")
+        size = entry.place[1] if entry.place else len(entry.fresh or b"")
         self._delivered[key] = size
         self._delivered_bytes += size
         self._trim()
@@ -284,10 +283,10 @@ class _Index:
             return False
         word, key = fields[0], (fields[1], fields[2])
         if word == "begin":
-            entry = Entry(key, fields[3], fields[4], fields[5], fields[6])
+            entry = Entry(key, fields[3], fields[4], fields[6])
             entry.place = place
             self.begin(entry)
-        elif word == "note" and key in self.entries:
+        elif word == "note" and key in self.entries and not self.entries[key].is_done:
             self.entries[key].facts.update(fields[3])
         elif word == "done":
             self.done(key, fields[3], fields[4], fields[5]).place = place
@@ -355,9 +354,8 @@ class Memory:
 
         :raises FileUnavailable: when it can't be written: the order must not be begun.
         """
-        at = time.time()
-        text = _text("begin", *order.key, order.method, order.resource, at, facts, order.data)
-        entry = Entry(order.key, order.method, order.resource, at, facts)
+        text = _text("begin", *order.key, order.method, order.resource, round(time.time(), 3), facts, order.data)
+        entry = Entry(order.key, order.method, order.resource, facts)
         entry.fresh = text
         self._index.begin(entry)
         try:
@@ -372,6 +370,8 @@ class Memory:
 
         :raises FileUnavailable: when it can't be written. It is known until the process ends all the same.
         """
+        if entry.is_done:
+            return
         entry.facts.update(facts)
         await self._write(_text("note", *entry.key, facts))
 

@@ -294,7 +294,7 @@ class Worker:
     # -------------------------------------------------------------------------------------------------- work
 
     async def _take_over(self, entry: Entry, reply: Reply) -> None:
-        work = _Work(entry.order(await self._memory.data(entry)), reply)
+        work = _Work(entry.order(await self._recall(entry)), reply)
         work.entry = entry
         work.is_begun.set()
         self._works[entry.key] = work
@@ -311,6 +311,14 @@ class Worker:
             work.end(Stop(stop))
         self._spawn(self._work(work), f"order {entry.key[0]}")
 
+    async def _recall(self, entry: Entry) -> Any:
+        try:
+            return await self._memory.data(entry)
+        except FileUnavailable as error:
+            # One order that can't be read must not keep the agent from its work; it is answered as malformed.
+            logger.error("order %s: %s", entry.key[0], error, extra={"event": "agent_order_unreadable"})
+            return None
+
     def _examine_again(self, work: _Work) -> _Answer | None:
         """As :meth:`_examine`, but what runs already was allowed when it began."""
         assert work.entry is not None
@@ -318,7 +326,7 @@ class Worker:
             return self._examine(work)
         try:
             plan = read_plan(work.order.data)
-        except InvalidDocument as error:  # only when a newer version has begun it
+        except InvalidDocument as error:  # its line is damaged, or a newer version has begun it
             return FAILED, _refusal(Outcome.FAILED, f"it can't be read any more: {error}")
         bare = set(work.entry.facts.get("bare", ()))
         commands = [each.without_shell() if number in bare else each for number, each in enumerate(plan.commands)]
