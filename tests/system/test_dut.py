@@ -422,6 +422,26 @@ def test_one_agent_can_not_fill_the_server_with_polls(tmp_path: Path) -> None:
         assert sorted(codes) == [200] * 16 + [429] * 4
 
 
+def test_a_damaged_file_of_accounts_opens_nothing_and_can_be_put_right(tmp_path: Path) -> None:
+    with DutProcess(tmp_path, ["agent1"]) as dut:
+        assert dut.as_agent("agent1", "POST", "/events", 1).status_code == 200
+        good = dut.db.read_bytes()
+        for content in (b"", b"{}", good[: len(good) // 2]):
+            dut.db.write_bytes(content)
+            is_error(dut.as_agent("agent1", "POST", "/events", 1), 500)
+            is_error(dut.as_admin("GET", "/agents"), 500)
+            is_error(dut.call("GET", "/agent_selfreg"), 500)
+        dut.db.write_bytes(good)
+        assert dut.as_agent("agent1", "POST", "/events", 2).status_code == 200
+        assert dut.as_admin("GET", "/events", agent="agent1").json()["events"] == [1, 2]
+
+
+def test_no_answer_may_be_kept_by_a_proxy(dut: DutProcess) -> None:
+    for answer in (dut.as_admin("GET", "/agents"), dut.call("GET", "/agent_selfreg"), dut.call("GET", "/tasks")):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_no_secret_is_in_any_file_or_log(dut: DutProcess) -> None:
     dut.call("POST", "/login", user=ADMIN, password="Wrong-Password-1")
     dut.call("POST", "/nothing", user=ADMIN, password="Wrong-Password-2")

@@ -37,7 +37,8 @@ FORBIDDEN, WRONG_METHOD = 403, 405
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What a path may be asked to before we say that it can't be."""
 
-SECRET = {"Cache-Control": "no-store"}
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""On every answer: a task that a proxy keeps would be given twice, and what agents tell is no page."""
 
 SWITCH = {"0": False, "1": True}
 
@@ -85,7 +86,7 @@ class Api:
         user, password = _parameter(request, "user"), _parameter(request, "pass")
         token, name = await self._server.callers.login(user, password, address_of(request))
         self._note(request, Caller(name, Kind.ADMIN, address_of(request)))
-        return reply(200, {"error": False, "token": token}, SECRET)
+        return reply(200, {"error": False, "token": token})
 
     async def logout(self, request: Request) -> Response:
         """POST /logout: the session ends."""
@@ -271,7 +272,9 @@ def _route(path: str, endpoints: Mapping[str, Endpoint]) -> Route:
             # HEAD too: to look at GET /tasks would take a task away.
             message = f"{path} can't be asked to {request.method}, only to {allowed}"
             return _refusal(WRONG_METHOD, message, {"Allow": allowed})
-        return await _told(chosen, request)
+        answer = await _told(chosen, request)
+        answer.headers.update(HEADERS)
+        return answer
 
     return Route(path, endpoint, methods=list(METHODS))
 
