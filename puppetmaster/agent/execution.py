@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from puppetmaster.agent.commands import Command, Plan
 from puppetmaster.agent.ending import Ending
 from puppetmaster.agent.launch import prepare, removal
 from puppetmaster.agent.output import MIB, Output, OutputLimits, TooMuchOutput
-from puppetmaster.agent.shim import NOT_BEGUN, Run, Shim
+from puppetmaster.agent.shim import NOT_BEGUN, Run, Shim, reap
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ FASTEST, SLOWEST = 0.02, 0.25
 
 MARKER_TIME = 5.0
 """Seconds for a shell to write down who it is, once it has made its marker: it does both at once."""
+
+DRAIN_TIME = 0.5
+"""Seconds for the last of the output to come into its file, when a command has ended but others hold its pipes."""
 
 REMOVAL_TIME = 30.0
 """Seconds for podman or docker to remove a container."""
@@ -99,6 +102,8 @@ class Surroundings:
     limits: OutputLimits
     kill_after: float
     """Seconds from TERM to KILL."""
+    lingering: set[int] = field(default_factory=set)
+    """Shells that go on because of what a command has left in the background; they have to be reaped some day."""
 
 
 class Execution:
@@ -162,6 +167,7 @@ class Execution:
         if not await self._in_thread(run.has_begun):
             if (reason := self._reason_against(number)) is not None:
                 return reason
+            self._reap_lingering()
             try:
                 shim = await self._in_thread(lambda: run.launch(prepare(command, self._container(number))))
             except (OSError, ValueError) as error:
@@ -174,6 +180,11 @@ class Execution:
         await self._in_thread(output.end, number)
         await self._tell(output)
         return result
+
+    def _reap_lingering(self) -> None:
+        for pid in list(self._around.lingering):
+            if reap(pid) is not None:
+                self._around.lingering.discard(pid)
 
     def _reason_against(self, number: int) -> _Result | None:
         """Why a command is not begun."""
@@ -196,13 +207,13 @@ class Execution:
         status = None
         if shim is not None:
             status = await self._wait(number, command, run, output, shim, is_child)
-        if status == NOT_BEGUN and shim is not None:
+        if status == NOT_BEGUN and shim is not None and not await self._in_thread(run.status):
             winner = await self._in_thread(run.shim)
             if winner is None:
                 return _Result(None, Outcome.FAILED, "it could not be started: the agent's folder can't be written")
             if winner.pid != shim.pid:
                 return await self._follow(number, command, run, output, None)
-        return await self._in_thread(self._result, run, status)
+        return await self._in_thread(self._result, run)
 
     async def _shim(self, run: Run) -> Shim | None:
         for _ in range(int(MARKER_TIME / FASTEST)):
@@ -212,10 +223,8 @@ class Execution:
             await asyncio.sleep(FASTEST)
         return None
 
-    def _result(self, run: Run, status: int | None) -> _Result:
+    def _result(self, run: Run) -> _Result:
         found = run.status()
-        if found is None and status is not None and status >= 0:
-            found = status  # the disk may have been too full for the file
         if self._stop is not None and self._was_killed:
             return _Result(found, Outcome.KILLED, signal=signal.SIGKILL.value if found is None else None)
         if found is None:
@@ -232,16 +241,22 @@ class Execution:
         killer = _Killer(shim, self._around.kill_after)
         deadline = await self._in_thread(self._deadline_of, command, run, is_child)
         delay = FASTEST
+        drained_at = math.inf
         try:
-            while not ending.look():
+            while not ending.look() and time.monotonic() < drained_at:
                 await self._pause(min(delay, killer.patience, max(0.0, deadline - time.monotonic())))
                 delay = FASTEST if await self._look(output) else min(SLOWEST, delay * 1.5)
+                if drained_at == math.inf and self._stop is None and await self._in_thread(run.status) is not None:
+                    # Only what it left in the background holds the shell up.
+                    deadline, drained_at = math.inf, time.monotonic() + DRAIN_TIME
                 if time.monotonic() >= deadline:
                     self.stop(Stop.TIMEOUT)
                     deadline = math.inf
                 if self._stop is not None and not ending.look():
                     await self._kill(killer)
             await self._clear_away(killer, command, number, run, is_child)
+            if is_child and not ending.look():
+                self._around.lingering.add(shim.pid)
             return ending.reap()
         finally:
             ending.close()

@@ -21,6 +21,8 @@ _BECOME = """\
 import os, signal, sys
 name, uid, gid, directory, *words = sys.argv[1:]
 try:
+    for descriptor in (1, 2):
+        os.fchown(descriptor, int(uid), -1)
     os.initgroups(name, int(gid))
     os.setgid(int(gid))
     os.setuid(int(uid))
@@ -32,6 +34,7 @@ except OSError as error:
     print(f"as {name}: {error}", file=sys.stderr)
     sys.exit(126)
 """
+# The pipes of the output become the user's: he may open them again, as /dev/stderr.
 # Neither su nor setpriv is on every machine; Python is, where this runs. The environment comes after it, so that no
 # variable of a request reaches a program that still is root.
 
@@ -82,7 +85,7 @@ def prepare(command: Command, container_name: str) -> Launch:
     if account is None or account.pw_uid == os.geteuid():
         return Launch(words=words, directory=directory, environment=base)
     become = [sys.executable, "-ISc", _BECOME, account.pw_name, str(account.pw_uid), str(account.pw_gid), directory]
-    return Launch(words=[*become, *words], directory="/", environment=base, owner=account.pw_uid)
+    return Launch(words=[*become, *words], directory="/", environment=base)
 
 
 def removal(container_name: str) -> list[str] | None:

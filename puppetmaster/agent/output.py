@@ -10,13 +10,9 @@ the same numbers::
 
     ["plan", <how many commands>, <bytes to keep>]
     ["told", <command>, <0 stdout, 1 stderr>, <offset in the stream>, <bytes>, "<time>"]
-    ["emptied", <command>, <0 or 1>, <offset in the stream of the file's first byte now>]
     ["split", <command>, <end of stdout's head>, <start of its tail>, <its end>, <and the same of stderr>]
     ["cut", <command>, <0 or 1>, <offset in the stream>, <bytes>, "<time>"]
     ["end", <code>, "<time>"]
-
-A command can empty its own files (``echo x >/dev/stderr``): what nobody had read by then is lost. It is told as cut
-where that is noticed; a file that is longer again at the next look seems to have gone on.
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,32 +75,21 @@ class _File:
         """Where the tail begins, once the command has ended."""
         self.told = 0
         """Up to here chunks were made."""
-        self.base = 0
-        """What stands at the beginning of the file; not 0 when the command has emptied it."""
         self._hole = 0
 
-    def look(self) -> bool:
-        """See how long it is; whether it was emptied since."""
-        try:
-            size = self._path.stat().st_size
-        except FileNotFoundError:
-            return False
-        is_emptied = self.base + size < self.size
-        if is_emptied:
-            self.base = self._hole = self.size
-        self.size = self.base + size
-        return is_emptied
+    def look(self) -> None:
+        """See how long it is."""
+        with suppress(FileNotFoundError):
+            self.size = max(self.size, self._path.stat().st_size)
 
     def read(self, place: int, length: int) -> bytes:
-        """What stands there; nothing when the command has emptied the file."""
-        if place < self.base:
-            return b""
+        """What stands there."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return b""
         try:
-            return os.pread(descriptor, length, place - self.base)
+            return os.pread(descriptor, length, place)
         finally:
             os.close(descriptor)
 
@@ -112,20 +98,20 @@ class _File:
 
         :raises OSError: when the file system can't do that.
         """
-        start = -(-(max(self.head, self._hole) - self.base) // BLOCK) * BLOCK
-        end = (self.size - keep - self.base) // BLOCK * BLOCK
+        start = -(-max(self.head, self._hole) // BLOCK) * BLOCK
+        end = (self.size - keep) // BLOCK * BLOCK
         if end - start < MIN_HOLE:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            _punch(descriptor, max(start, 0), end - max(start, 0))
+            _punch(descriptor, start, end - start)
         finally:
             os.close(descriptor)
-        self._hole = self.base + end
+        self._hole = end
 
     def split(self, share: int) -> None:
         """Fix what is head and tail, which may have so many bytes."""
-        tail = max(self.size - share, self.base)
+        tail = self.size - share
         if tail <= self.head:
             self.head = self.tail = self.size
             return
@@ -163,13 +149,12 @@ class _Command:
         """How many bytes are kept."""
         return sum(file.kept for file in self.files)
 
-    def look(self) -> list[int]:
-        """Let the heads grow; which files were emptied."""
-        emptied = [which for which, file in enumerate(self.files) if file.look()]
+    def look(self) -> None:
+        """Let the heads grow."""
         for file in self.files:
+            file.look()
             left = self._half - sum(each.head for each in self.files)
             file.head += min(file.size - file.head, max(0, left))
-        return emptied
 
     def give_back(self, disk_bytes: int) -> None:
         """Give back the place of what will not be kept.
@@ -182,7 +167,7 @@ class _Command:
             try:
                 file.give_back(self._half)
             except OSError as error:
-                if file.size - file.base > disk_bytes:
+                if file.size > disk_bytes:
                     raise TooMuchOutput(str(error)) from error
 
     def split(self) -> list[int]:
@@ -233,7 +218,7 @@ class Output:
         if not self._commands or self._commands[-1].is_split:
             return 0
         command = self._commands[-1]
-        self._look(command)
+        command.look()
         command.give_back(self._limits.disk_bytes)
         return sum(file.size for file in command.files)
 
@@ -241,13 +226,9 @@ class Output:
         """A command has ended; all that it has said is in its files."""
         command = self._commands[number]
         if not command.is_split:
-            self._look(command)
+            command.look()
             self._write("split", number, *command.split())
             self._left -= command.kept
-
-    def _look(self, command: _Command) -> None:
-        for which in command.look():
-            self._write("emptied", command.number, which, command.files[which].base)
 
     def next(self, most: int) -> list[Chunk]:
         """The next chunks to tell, at most so many; first those that an earlier life may have told."""
@@ -291,8 +272,6 @@ class Output:
 
     def _piece(self, command: _Command, which: int, end: int) -> Chunk | None:
         file = command.files[which]
-        if file.told < file.base:
-            return self._tell("cut", command.number, which, file.told, min(end, file.base) - file.told)
         rest = end - file.told
         data = file.read(file.told, min(rest, MAX_CHUNK_BYTES))
         if len(data) < rest or not command.is_split:
@@ -300,7 +279,7 @@ class Output:
             data = data[: len(data) - unfinished(data[-4:])]
         if data:
             return self._tell("told", command.number, which, file.told, len(data))
-        # Somebody empties files behind the back of the command: that must not go on for ever.
+        # Somebody has meddled with the file: that must not go on for ever.
         return self._tell("cut", command.number, which, file.told, rest) if command.is_split else None
 
     def _tell(self, *fields: Any) -> Chunk:
@@ -372,8 +351,6 @@ class Output:
         if word == "split":
             command.restore(fields[2:])
             self._left -= command.kept
-        elif word == "emptied":
-            command.files[fields[2]].base = fields[3]
         else:
             file = command.files[fields[2]]
             file.told = fields[3] + fields[4]

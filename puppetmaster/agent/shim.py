@@ -7,12 +7,14 @@ Each command of an order has four files in the order's folder, here of its first
                shell's line of ``/proc``, by which it is told from a later process with its number
 ``0.stdout``   what the command says; files, so that nobody has to read them for it to go on
 ``0.stderr``
-``0.exit``     the exit status and a dot, written last; without the dot it is not there yet
+``0.exit``     the exit status and a dot, when it has ended; without the dot it is not there yet
 =============  ======================================================================================================
 
 So whoever comes later knows: no marker, it never began. Marker and a live process: it runs. Marker and exit status:
-it ended. Marker alone: it was cut off. A command that leaves its process group (``setsid``, a daemon) is out of
-sight: its end is not waited for, and a cancel does not reach it.
+it ended. Marker alone: it was cut off. The shell itself ends when all that was said is in the files.
+
+What a command leaves in the background holds nobody up: the command has ended when its own process has. What that says
+later goes nowhere. What leaves the process group (``setsid``, a daemon) is not reached by a cancel either.
 """
 
 from __future__ import annotations
@@ -39,14 +41,24 @@ shift
 { set -C; echo "$$ ${boot:--} ${stat:--} ." >"$base.started"; } 2>/dev/null || exit 75
 set +C
 trap : HUP INT TERM
-exec 3>&2 2>/dev/null
-( exec "$@" 2>&3 3>&- )
-code=$?
-echo "$code ." >"$base.exit"
-exit $code
+keep() {
+    trap '' HUP INT TERM
+    exec cat
+}
+run() {
+    trap : HUP INT TERM
+    exec 6>&2 2>/dev/null
+    ( exec "$@" 2>&6 3>&- 4>&- 6>&- )
+    echo "$? ." >"$base.exit"
+}
+exec 3>&1 4>&2 2>/dev/null
+{ trap : HUP INT TERM; run "$@" 2>&1 >&5 5>&- | keep >&4 3>&- 5>&-; } 5>&1 | keep >&3 4>&-
 """
-# Trapped, not ignored: what is ignored would be ignored by the command too. The shell's own words about a command that
-# was killed ("Terminated") are not the command's.
+# Signals for the command reach the whole group. They are trapped, not ignored, where it would be ignored by the command
+# too; what the shell has to say of a command that was killed ("Terminated") is not the command's output.
+#
+# The output goes through a pipe and a cat to its file. The command could open the file itself otherwise, by
+# "echo x >/dev/stderr", which empties it. And cat reads on whatever happens to the agent.
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _GONE = frozenset({"Z", "X", "x"})
@@ -124,8 +136,6 @@ class Launch:
     directory: str
     environment: Mapping[str, str]
     """Of the shell; the words see to that of the command."""
-    owner: int | None = None
-    """The user whom the output files belong to, so that he can open them by ``/dev/stderr``."""
 
 
 class Run:
@@ -177,7 +187,7 @@ class Run:
         """
         out = err = -1
         try:
-            out, err = self._open(self.stdout, launch.owner), self._open(self.stderr, launch.owner)
+            out, err = self._open(self.stdout), self._open(self.stderr)
             process = subprocess.Popen(
                 [SHELL, "-c", _SCRIPT, SHELL, str(self._base), *launch.words],
                 stdin=subprocess.DEVNULL,
@@ -198,13 +208,9 @@ class Run:
         return Shim(process.pid, boot_id(), stat.start if stat else "")
 
     @staticmethod
-    def _open(path: Path, owner: int | None) -> int:
-        # Appending, so that a command that empties the file (> /dev/stderr) does not leave a hole in it; and never
-        # emptying, because a shell of an earlier life may have begun already.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if owner is not None:
-            os.fchown(descriptor, owner, -1)
-        return descriptor
+    def _open(path: Path) -> int:
+        # Never emptied: a shell of an earlier life may have begun already.
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def reap(pid: int) -> int | None:

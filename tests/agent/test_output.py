@@ -198,22 +198,22 @@ def test_a_torn_log_is_cut(tmp_path: Path) -> None:
         assert text(drain(output)) == b"one", size
 
 
-def test_a_file_that_the_command_empties_goes_on(tmp_path: Path) -> None:
-    says, output = Says(tmp_path), Output(tmp_path, 1, OutputLimits())
-    output.begin(0)
-    says.say(b"before\n")
-    output.look()
-    said = drain(output)
-    os.truncate(says.paths[0], 0)
-    says.say(b"after\n")
-    output.look()
-    said += drain(output)
-    output.end(0)
-    said += drain(output) + output.close(200)
-    assert brief(said)[:2] == [(0, "stdout", 0, b"before\n"), (1, "stdout", 7, b"after\n")]
-    again = drain(Output(tmp_path, 1, OutputLimits()))
-    assert [chunk.number for chunk in again] == [0, 1, 2]
-    assert again[1:] == said[1:] and again[0].stream is Stream.CUT, "what was in the file is gone"
+@with_desk
+async def test_a_command_that_opens_its_output_again_does_not_empty_it(desk: Desk) -> None:
+    line = "for i in 1 2 3; do echo out$i >/dev/stdout; echo err$i >/dev/stderr; done"
+    _, data = await desk.run({"commandLine": line})
+    assert (data["stdout"], data["stderr"]) == ("out1\nout2\nout3\n", "err1\nerr2\nerr3\n")
+
+
+@with_desk
+async def test_what_is_left_in_the_background_holds_nobody_up_and_goes_on(desk: Desk) -> None:
+    os.mkfifo(desk.folder / "fifo")
+    line = f"(read x <{desk.folder}/fifo; echo late; echo alive >{desk.folder}/fifo2) & echo up"
+    os.mkfifo(desk.folder / "fifo2")
+    code, data = await desk.run({"commandLine": line, "timeout": 20})
+    assert (code, data["stdout"]) == (200, "up\n")
+    await asyncio.to_thread((desk.folder / "fifo").write_text, "go\n")
+    assert await asyncio.to_thread((desk.folder / "fifo2").read_text) == "alive\n"
 
 
 def test_the_disk_gets_back_what_is_not_kept(tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def pids(text: str) -> list[int]:
     return found
 
 
+async def gone(text: str) -> None:
+    """Return when no such process is left: a signal to a group is not carried out at once."""
+    deadline = time.monotonic() + 5
+    while pids(text):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0)
+
+
 def children() -> list[int]:
     """Children of this process, zombies too."""
     return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
@@ -291,7 +299,7 @@ async def test_a_cancel_reaches_the_whole_group(desk: Desk) -> None:
     assert (code, data["outcome"], data["signal"]) == (499, "killed", signal.SIGTERM)
     assert data["stdout"] == "up\n" and 0 <= data["after"] < 5
     assert data["message"].startswith("killed after ")
-    assert pids("61.25") == []
+    await gone("61.25")
     await desk.cancel(order)
     assert (await desk.answer(order, 2)) == (499, data)
 
@@ -305,7 +313,7 @@ async def test_who_ignores_term_is_killed(desk: Desk) -> None:
     code, data = await desk.answer(order)
     assert (code, data["outcome"], data["exitCode"], data["signal"]) == (499, "killed", None, signal.SIGKILL)
     assert 0.5 <= time.monotonic() - start < 5
-    assert pids("62.25") == []
+    await gone("62.25")
 
 
 @with_desk
@@ -314,10 +322,7 @@ async def test_a_grandchild_that_ignores_term_is_killed_too(desk: Desk) -> None:
     await desk.said(order, b"up")
     await desk.cancel(order)
     assert (await desk.answer(order))[1]["outcome"] == "killed"
-    deadline = time.monotonic() + 5
-    while pids("63.25"):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0)
+    await gone("63.25")
 
 
 @with_desk
@@ -349,7 +354,7 @@ async def test_an_order_and_its_cancel_at_once(desk: Desk) -> None:
     await asyncio.gather(desk.again(order), desk.cancel(order))
     code, data = await desk.answer(order)
     assert code == 499 and data["outcome"] in ("never started", "killed")
-    assert pids("64.25") == []
+    await gone("64.25")
 
 
 @with_desk
@@ -384,7 +389,7 @@ async def test_who_was_killed_by_somebody_else_was_cut_off(desk: Desk) -> None:
     os.kill(int(marker.read_text().split()[0]), signal.SIGKILL)
     code, data = await desk.answer(order)
     assert (code, data["outcome"], data["exitCode"], data["stdout"]) == (500, "cut off", None, "up\n")
-    assert pids("65.25") == []
+    await gone("65.25")
 
 
 @with_desk
@@ -469,7 +474,7 @@ async def test_a_cancel_is_carried_on_by_the_next_life(desk: Desk) -> None:
     await desk.reopen()
     code, data = await desk.answer(order)
     assert (code, data["outcome"]) == (499, "killed")
-    assert pids("66.25") == []
+    await gone("66.25")
 
 
 @with_desk
@@ -587,7 +592,7 @@ async def test_a_close_that_kills_answers_for_what_ran(desk: Desk) -> None:
     await desk.worker.close(kill=True)
     code, data = await desk.answer(order)
     assert (code, data["outcome"]) == (500, "killed")
-    assert pids("68.25") == []
+    await gone("68.25")
 
 
 class FullDisk(FileSystem):
