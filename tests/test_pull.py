@@ -78,6 +78,22 @@ def test_a_request_is_given_once() -> None:
     run(main())
 
 
+def test_an_agent_that_has_one_gets_the_next_and_keeps_both() -> None:
+    async def main() -> None:
+        pull, _ = bench()
+        requests = [out(2), out(3)]
+        for request in requests:
+            pull.send(request, 1)
+            assert await pull.next("a", 0.0) is request
+        for request in requests:
+            pull.send(request, 1)
+        assert await pull.next("a", 0.0) is None
+        pull.give_back(requests[0])
+        assert await pull.next("a", 0.0) is requests[0]
+
+    run(main())
+
+
 def test_another_attempt_is_given_again() -> None:
     async def main() -> None:
         pull, post = bench()

@@ -14,9 +14,12 @@ class Pull:
     A request is given once, and again when the agent did not get it (:meth:`give_back`), for a new attempt, and after a
     restart when it was not answered before: what was given is not remembered on disk, and the engine sends all that is
     out again then.
+
+    Its destinations may have several requests at once, of different jobs: an agent that fetches works on what it was given
+    and asks for more meanwhile, and one task that it never answers must not keep all others from it.
     """
 
-    is_shared = False
+    is_shared = True
 
     def __init__(self, post: Post) -> None:
         self.members: set[str] = set()
@@ -24,8 +27,8 @@ class Pull:
         self._post = post
         self._waiting: dict[str, dict[int, tuple[Request, int]]] = {}
         """Requests with their attempts, by destination and id."""
-        self._given: dict[str, tuple[int, int]] = {}
-        """Id and attempt of what each destination has; the engine lets it have one at a time."""
+        self._given: dict[str, dict[int, tuple[Request, int]]] = {}
+        """What each destination has, by id, with its attempt; what has ended since goes when more is given."""
         self._pollers: dict[str, list[asyncio.Future[None]]] = {}
 
     def join(self, destination: str) -> None:
@@ -45,7 +48,7 @@ class Pull:
 
     def send(self, request: Request, attempt: int) -> None:
         """See Channel."""
-        if self._given.get(request.destination) == (request.id, attempt):
+        if self._given.get(request.destination, {}).get(request.id) == (request, attempt):
             return  # its agent is at work on it
         self._waiting.setdefault(request.destination, {})[request.id] = (request, attempt)
         self._wake(request.destination)
@@ -56,10 +59,9 @@ class Pull:
 
     def give_back(self, request: Request) -> None:
         """An agent did not get what :meth:`next` returned: it is given to the next one who asks."""
-        given = self._given.get(request.destination)
-        if given is not None and given[0] == request.id and request.is_out:
-            del self._given[request.destination]
-            self.send(request, given[1])
+        _, attempt = self._given.get(request.destination, {}).pop(request.id, (request, 0))
+        if attempt and request.is_out:
+            self.send(request, attempt)
 
     async def next(self, destination: str, timeout: float) -> Request | None:
         """The next request for a destination, after at most ``timeout`` seconds; none when there is none by then."""
@@ -83,11 +85,13 @@ class Pull:
         while waiting:
             ident = next(iter(waiting))
             request, attempt = waiting.pop(ident)
-            if not request.is_out or request.attempt != attempt:
+            if not _has(request, attempt):
                 continue  # it has moved on
             if waiting:
                 self._waiting[destination] = waiting
-            self._given[destination] = (request.id, attempt)
+            given = self._given.get(destination, {})
+            self._given[destination] = {known: had for known, had in given.items() if _has(*had)}
+            self._given[destination][request.id] = (request, attempt)
             self._post.accepted(request, attempt)
             return request
         return None
@@ -97,8 +101,7 @@ class Pull:
         waiting.pop(request.id, None)
         if not waiting:
             self._waiting.pop(request.destination, None)
-        if self._given.get(request.destination, (0, 0))[0] == request.id:
-            del self._given[request.destination]
+        self._given.get(request.destination, {}).pop(request.id, None)
 
     def _wake(self, destination: str) -> None:
         for waiter in self._pollers.get(destination, ()):
@@ -114,3 +117,8 @@ class Pull:
             del self._pollers[destination]
         if waiter.done() and not waiter.cancelled() and destination in self._waiting:
             self._wake(destination)  # whoever was woken may be gone, and the request still there
+
+
+def _has(request: Request, attempt: int) -> bool:
+    """Whether an attempt of a request is still out."""
+    return request.is_out and request.attempt == attempt
