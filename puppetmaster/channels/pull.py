@@ -15,8 +15,8 @@ class Pull:
     restart when it was not answered before: what was given is not remembered on disk, and the engine sends all that is
     out again then.
 
-    Its destinations may have several requests at once, of different jobs: an agent that fetches works on what it was given
-    and asks for more meanwhile, and one task that it never answers must not keep all others from it.
+    Its destinations may have several requests at once, of different jobs: an agent that fetches works on what it was
+    given and asks for more meanwhile, and one task that it never answers must not keep all others from it.
     """
 
     is_shared = True
