@@ -9,7 +9,8 @@
 
 Numbers count from 0 over all streams of a request without a gap, so that a reader can go on where it stopped.
 ``offset`` is the place of the first byte in its stream. A sequence of commands has one numbering; ``command`` tells
-which of them speaks, counted from 0, and is left out for the first. Chunks may come twice (QoS 1, or a request that was repeated).
+which of them speaks, counted from 0, and is left out for the first. Chunks may come twice (QoS 1, or a request that
+was repeated).
 """
 
 from __future__ import annotations
