@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puppetmaster.edges.http.forms import Head, Multipart, _parse
+from puppetmaster.edges.http.forms import Form, Head, Multipart, _parse
 from puppetmaster.errors import InvalidDocument
 
 BOUNDARY = b"xx-boundary"
@@ -53,9 +53,13 @@ def test_a_head_without_end_is_refused() -> None:
 
 
 def test_fields_come_from_forms_and_from_json() -> None:
-    assert _parse(b"a=1&b=%C3%BC+x&a=2&c=", "application/x-www-form-urlencoded") == {"a": "1", "b": "ü x", "c": ""}
-    assert _parse(b' {"a": 1}', "application/x-www-form-urlencoded") == {"a": 1}
-    assert _parse(b"", "application/json") == _parse(b"", "") == {}
+    form = _parse(b"a=1&b=%C3%BC+x&a=2&c=", "application/x-www-form-urlencoded")
+    assert form.fields == {"a": "1", "b": "ü x", "c": ""}
+    assert (form.every("a"), form.every("c"), form.every("d")) == (["1", "2"], [""], [])
+    form = _parse(b' {"a": 1, "b": [2, 3]}', "application/x-www-form-urlencoded")
+    assert form.fields == {"a": 1, "b": [2, 3]}
+    assert (form.every("a"), form.every("b")) == ([1], [2, 3])
+    assert _parse(b"", "application/json") == _parse(b"", "") == Form()
 
 
 @pytest.mark.parametrize(("body", "kind"), [(b"[1]", "application/json"), (b"{", ""), (b"\xff", ""), (b"&&", ""),

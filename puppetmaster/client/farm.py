@@ -74,11 +74,8 @@ class FarmClient:
         """
         tasks = _json(await self._send("GET", "/tasks", query={"worker_id": worker}))
         try:
-            task = tasks[0] if tasks else None
-            return task and FarmTask(
-                id=task["id"], job=task["job_id"], commands=tuple(tuple(command) for command in task["commands"])
-            )
-        except (KeyError, TypeError, LookupError):
+            return _task(tasks[0]) if tasks else None
+        except (TypeError, LookupError, ValueError):
             raise NoAnswer(f"what {self.url} answers is no task: is it a manager of this version?") from None
 
     async def report(self, worker: int, task: int, fields: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
@@ -124,6 +121,13 @@ def _split(url: str) -> tuple[str, tuple[str, str] | None]:
         return url, None
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return bare, (unquote(parts.username), unquote(parts.password or ""))
+
+
+def _task(document: Any) -> FarmTask:
+    commands = tuple(tuple(command) for command in document["commands"])
+    if not commands or not all(command and all(isinstance(text, str) for text in command) for command in commands):
+        raise ValueError("commands are lists of texts")
+    return FarmTask(id=int(document["id"]), job=int(document["job_id"]), commands=commands)
 
 
 def _json(response: httpx.Response) -> Any:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from puppetmaster import bodies
 from puppetmaster.errors import Fault, InvalidDocument
@@ -45,7 +45,12 @@ def _tail(limit: int) -> Any:
 
 def _as_text(value: object) -> object:
     """A document where a text is meant: old parsers send JSON texts, others what these stand for."""
-    return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else value
+    if not isinstance(value, (dict, list)):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise ValueError(f"it can't be stored: {error}") from None
 
 
 def _as_object(value: object) -> object:
@@ -154,11 +159,11 @@ class Identity(_Document):
     hostname: Hostname = None
     port: Port = None
 
-    @model_validator(mode="after")
-    def _one_name(self) -> Identity:
-        if self.worker is not None and self.worker.isdigit() and self.worker_id is None:
-            self.worker_id, self.worker = int(self.worker), None
-        return self
+    @property
+    def maybe_id(self) -> int | None:
+        """The number that its name is, if it is one: some give the one for the other."""
+        name = self.worker or ""
+        return int(name) if name.isascii() and name.isdigit() else None
 
     @property
     def name(self) -> str | None:
@@ -225,6 +230,11 @@ class WorkerChange(_Document):
     system: Annotated[str | None, Field(max_length=MAX_NAME)] = None
     update_frequent: Annotated[Frequent | None, BeforeValidator(_as_object)] = None
     update_less_frequent: Annotated[Seldom | None, BeforeValidator(_as_object)] = None
+
+    @property
+    def is_order(self) -> bool:
+        """Whether somebody decides about the worker, and it does not tell of itself."""
+        return self.status in ("enabled", "disabled")
 
 
 def read_new_task(document: object) -> NewTask:

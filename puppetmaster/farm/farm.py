@@ -17,6 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import orjson
@@ -48,12 +49,18 @@ AGAIN, RESOLVED, FAILED, REFUSED, AT_WORK = 503, 200, 500, 400, 102
 RETRY = {"limit": 1000, "delay": 0.05, "factor": 1, "maxDelay": 0.05, "jitter": 0, "on": [AGAIN]}
 """The retry of a task's job: who may try again is decided here."""
 
+MAX_SHOWN_LOG = 4096
+"""Characters of what a worker sent last that are shown with it: all workers are in one list."""
+
 MAX_GONE = 10_000
 """Chunks of removed tasks whose workers are told so."""
 
 
 class FarmPost(Post, Protocol):
     """What the farm tells and asks: the service."""
+
+    unavailable: str
+    """Why nothing can be stored; empty while it can."""
 
     def out(self) -> list[Request]:
         """The requests that are out."""
@@ -155,12 +162,21 @@ class Farm:
         if work is not None and work.is_held:
             self._take_away(work, f"task {work.id} was called off: {request.reason}")
 
+    @property
+    def waiting(self) -> int:
+        """How many chunks are on offer."""
+        return sum(map(len, self._offers.values()))
+
     # Workers
+
+    def knows(self, registration: Registration) -> bool:
+        """Whether this worker was here before."""
+        return self.workers.named(clean(registration.hostname), _port(registration)) is not None
 
     async def register(self, registration: Registration, address: str) -> Worker:
         """A worker comes, or comes again: then it has lost what it was at, and another may have it."""
-        port = DEFAULT_PORT if registration.port is None else registration.port
-        worker = self.workers.register(clean(registration.hostname), port, clean(registration.system), address)
+        hostname, port = clean(registration.hostname), _port(registration)
+        worker = self.workers.register(hostname, port, clean(registration.system), address)
         self._heard(worker)
         work = self._work_of(worker)
         if work is not None:
@@ -177,7 +193,7 @@ class Farm:
         if identity.worker_id is not None:
             worker = self.workers.find(identity.worker_id)
         elif identity.name is not None:
-            worker = self.workers.named(identity.name, identity.port)
+            worker = self.workers.named(identity.name, identity.port) or self.workers.find(identity.maybe_id)
         else:
             worker = self.workers.at(address)
         if worker is None:
@@ -187,7 +203,7 @@ class Farm:
 
     async def change_worker(self, worker: Worker, change: WorkerChange) -> int | None:
         """A worker tells of itself, or somebody enables or disables it; returns the chunk that it has."""
-        if change.status not in ("enabled", "disabled"):
+        if not change.is_order:
             self._heard(worker)
         _note(worker, change.activity, change.log, change.time_cost)
         if change.mac_address is not None:
@@ -235,9 +251,11 @@ class Farm:
         One that has a chunk gets it once more: the answer may have been lost.
 
         :raises Forbidden: when it is disabled.
+        :raises StoreUnavailable: when that can't be stored: it has nothing then.
         """
         self._heard(worker)
         self._check_enabled(worker)
+        self._check_store()
         work = self._work_of(worker)
         if work is None:
             offer = self._best_offer(worker)
@@ -254,6 +272,7 @@ class Farm:
         """A worker tells how far it is with a chunk, or how it ended; returns when that is on disk.
 
         :raises Forbidden: when the worker is to stop, and why: it is disabled, or the chunk is not its any more.
+        :raises StoreUnavailable: when that can't be stored: it has to tell it again.
         """
         self._heard(worker)
         work = self._work.get(work_id)
@@ -266,6 +285,7 @@ class Farm:
             why = f"task {work_id} was called off"
             self._take_away(work, f"{why}: {work.request.reason}" if work.request is not None else why)
             raise Forbidden(self._why_not(worker, work_id, work))
+        self._check_store()
         _note(worker, change.activity, change.log, change.time_cost)
         await self._read_output(work, change)
         if not work.is_held or work.worker != worker.id:
@@ -321,6 +341,7 @@ class Farm:
         """The first of the most urgent task that has one for this worker."""
         jobs = [(next(iter(offers.values())).request.job, offers) for offers in self._offers.values() if offers]
         jobs.sort(key=lambda found: (-self._priority(found[0]), found[0].id))
+        others = self._others(worker)
         for job, offers in jobs:
             if job.status is not JobStatus.DISPATCHING:
                 continue
@@ -328,7 +349,7 @@ class Farm:
                 request = offer.request
                 if not request.is_out or request.attempt != offer.attempt:
                     self._withdraw(job.id, request.id)
-                elif self._may_have(worker, request.id):
+                elif self._may_have(worker, request.id, others):
                     return offer
         return None
 
@@ -337,13 +358,16 @@ class Farm:
         # The job's own counts: it may have been changed by another edge.
         return given if given is not None and bounded_priority(given) == job.limits.priority else job.limits.priority
 
-    def _may_have(self, worker: Worker, work_id: int) -> bool:
+    def _others(self, worker: Worker) -> list[int]:
+        """Workers that could do what this one failed at; no more of them than may have failed as well."""
+        found = (other for other in self.workers if other.is_enabled and other is not worker and self.is_online(other))
+        return [other.id for other in islice(found, MAX_FAILURES)]
+
+    def _may_have(self, worker: Worker, work_id: int, others: list[int]) -> bool:
         work = self._work.get(work_id)
         if work is None or worker.id not in work.failures:
             return True
-        return not any(
-            other.is_enabled and other.id not in work.failures and self.is_online(other) for other in self.workers
-        )
+        return all(other in work.failures for other in others)
 
     def _hand_over(self, offer: _Offer, worker: Worker) -> Work:
         request = offer.request
@@ -501,6 +525,11 @@ class Farm:
         if not worker.is_enabled:
             raise Forbidden(f"the worker {worker.hostname} is disabled: it gets no tasks until somebody enables it")
 
+    def _check_store(self) -> None:
+        """See that the engine can store: an answer to it waits until it can, and so would whoever asks again."""
+        if self._post is not None and self._post.unavailable:
+            raise StoreUnavailable(self._post.unavailable)
+
     def _work_of(self, worker: Worker) -> Work | None:
         """What a worker has; what has ended since is taken off it."""
         work = None if worker.work is None else self._work.get(worker.work)
@@ -577,6 +606,10 @@ class Farm:
                 )
 
 
+def _port(registration: Registration) -> int:
+    return DEFAULT_PORT if registration.port is None else registration.port
+
+
 def bounded_priority(priority: int) -> int:
     """A priority as jobs have it, 0 to 100."""
     return max(0, min(100, priority))
@@ -587,6 +620,6 @@ def _note(worker: Worker, activity: str | None, log: str | None, time_cost: floa
     if activity is not None:
         worker.activity = clean(activity, MAX_ACTIVITY)
     if log is not None:
-        worker.log = log[-MAX_LOG:]
+        worker.log = log[-MAX_SHOWN_LOG:]
     if time_cost is not None:
         worker.time_cost = time_cost

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import orjson
-
 from puppetmaster.effects import Change
-from puppetmaster.errors import Fault, Forbidden, InvalidDocument, NotFound
+from puppetmaster.errors import Conflict, Fault, Forbidden, InvalidDocument, NotFound
 from puppetmaster.farm.compilers import Chunk
 from puppetmaster.farm.documents import NewTask, TaskChange, Word, clean
 from puppetmaster.farm.farm import RETRY, Farm, bounded_priority
 from puppetmaster.farm.plugins import Plugins
 from puppetmaster.farm.work import Given, Work, destination_of
 from puppetmaster.farm.workers import Worker
+from puppetmaster.fields import data_fault
 from puppetmaster.models import Request
 from puppetmaster.service import Service
 from puppetmaster.states import JobStatus
 from puppetmaster.store.port import Document, Store
-from puppetmaster.wire import MAX_DATA_BYTES
 
 TASKS = "farm_tasks"
 """The table: what a task was made with, by its job's id."""
 
 LABEL = "farm"
+
+MAX_WAITING = 1_000_000
+"""Chunks that may wait for workers: each is in memory."""
 
 PRIORITY = 50
 """The priority of a task that names none."""
@@ -92,6 +94,9 @@ class Tasks:
         self._plugins = plugins
         self._unneeded = unneeded
         self._tasks = {task_id: Task(**document) for task_id, document in store.scan(TASKS)}
+        self._storages = Counter(map(self.storage_of, self._tasks))
+        # Numbers whose files came for a task that is just being made.
+        self._expected: Counter[int] = Counter()
         farm.priorities.update((task_id, task.priority) for task_id, task in self._tasks.items())
         for task_id in [task_id for task_id in self._tasks if not service.has_job(task_id)]:
             self._forget(task_id)
@@ -107,16 +112,32 @@ class Tasks:
     def __contains__(self, task_id: int) -> bool:
         return task_id in self._tasks
 
-    async def create(self, new: NewTask) -> Document:
+    async def create(self, new: NewTask, keep_files: Callable[[], Awaitable[None]] | None = None) -> Document:
         """Make a task; it is on disk then.
 
+        :param keep_files: puts its files where they belong, before a worker may have it; called when nothing is wrong
+            with it.
         :raises InvalidDocument: when its type, its parser or its settings are none that there are.
         :raises PluginFailed: when the compiler can't be used.
+        :raises Conflict: when too much waits already.
         """
         self._check_names(new)
+        if self._farm.waiting >= MAX_WAITING:
+            raise Conflict(f"{self._farm.waiting} chunks of tasks wait for workers already: that is too many")
         settings = _checked_settings(new.settings or {})
         parser, chunks = await self._plugins.compile(new.type, settings)
         task = _task(new, settings, new.parser or parser, chunks)
+        if keep_files is None or task.job_id is None:
+            return await self._create(task, new, chunks)
+        self._expected[task.job_id] += 1
+        try:
+            await keep_files()
+            return await self._create(task, new, chunks)
+        finally:
+            self._expected[task.job_id] -= 1
+            self._let_go(task.job_id)
+
+    async def _create(self, task: Task, new: NewTask, chunks: Sequence[Chunk]) -> Document:
         job = await self._service.create_job(_job(task, new, chunks))
         self._keep(job["id"], task)
         await self._store.commit()
@@ -155,8 +176,9 @@ class Tasks:
         work = self._farm.work(work_id)
         if work is None or work.task not in self._tasks:
             raise TaskNotFound(work_id)
+        task = self._tasks[work.task]
         request = await self._service.show_request(work_id)
-        return _chunk_view(self._tasks[work.task], work, request["data"], request["__request"])
+        return _chunk_view(task, work, request["data"], request["__request"])
 
     async def change(self, task_id: int, change: TaskChange) -> None:
         """A user changes a task.
@@ -194,6 +216,10 @@ class Tasks:
         task = self._task(task_id)
         job = await self._service.remove_job(task_id)
         return self._view(task_id, task, job)
+
+    def needs(self, storage: int) -> bool:
+        """Whether a task needs the files that are kept under this number."""
+        return self._storages[storage] > 0 or self._expected[storage] > 0
 
     def storage_of(self, task_id: int) -> int:
         """The number that a task's files are kept under."""
@@ -258,17 +284,26 @@ class Tasks:
     def _keep(self, task_id: int, task: Task) -> None:
         if not self._service.has_job(task_id):
             return
+        if task_id in self._tasks:
+            self._storages[self.storage_of(task_id)] -= 1
         self._tasks[task_id] = task
+        self._storages[self.storage_of(task_id)] += 1
         self._farm.priorities[task_id] = task.priority
         self._store.put(TASKS, {task_id: asdict(task)})
 
     def _forget(self, task_id: int) -> None:
         storage = self.storage_of(task_id)
-        self._tasks.pop(task_id, None)
-        if storage not in map(self.storage_of, self._tasks):
-            self._unneeded(storage)
+        del self._tasks[task_id]
+        self._storages[storage] -= 1
+        self._let_go(storage)
         self._farm.priorities.pop(task_id, None)
         self._store.remove(TASKS, [task_id])
+
+    def _let_go(self, storage: int) -> None:
+        """See what becomes of files that one task less needs."""
+        if not self.needs(storage):
+            del self._storages[storage], self._expected[storage]
+            self._unneeded(storage)
 
     def _heard(self, change: Change, job_id: int, document: Document | None) -> None:
         if change is Change.REMOVED and job_id in self._tasks:
@@ -328,16 +363,13 @@ def _worker_of(work: list[Work]) -> int:
 
 
 def _checked_settings(settings: Document) -> Document:
-    try:
-        size = len(orjson.dumps(settings))
-    except (TypeError, ValueError) as error:
-        raise InvalidDocument([Fault("settings", f"they can't be stored: {clean(str(error), 200)}")]) from None
-    if size > MAX_DATA_BYTES:
-        raise InvalidDocument([Fault("settings", f"they have {size} bytes, and may have {MAX_DATA_BYTES}")])
+    fault = data_fault(settings)
+    if fault is not None:
+        raise InvalidDocument([Fault("settings", clean(fault, 200))])
     return settings
 
 
-def _task(new: NewTask, settings: Document, parser: str, chunks: list[Chunk] | Any) -> Task:
+def _task(new: NewTask, settings: Document, parser: str, chunks: Sequence[Chunk]) -> Task:
     given = settings.get("format")
     return Task(
         type=new.type,
@@ -353,7 +385,7 @@ def _task(new: NewTask, settings: Document, parser: str, chunks: list[Chunk] | A
     )
 
 
-def _job(task: Task, new: NewTask, chunks: list[Chunk] | Any) -> Document:
+def _job(task: Task, new: NewTask, chunks: Sequence[Chunk]) -> Document:
     """The document of a task's job."""
     common = {"frame_start": task.frame_start, "frame_end": task.frame_end, "format": task.format}
     batch = [

@@ -12,6 +12,9 @@ from puppetmaster.store.port import Document, Store
 WORKERS = "farm_workers"
 """The table: a document for each worker, by its id."""
 
+META, META_ID = "farm_meta", 0
+"""The table and the document of what is not of one worker: the number that the next one gets."""
+
 MAX_WORKERS = 10_000
 
 DEFAULT_PORT = 5000
@@ -61,6 +64,8 @@ class Workers:
         self._workers = {worker.id: worker for worker in map(_from_document, *_columns(store))}
         self._by_name = {(worker.hostname, worker.port): worker for worker in self._workers.values()}
         self._calls = 0
+        # A number is not given twice: who was removed may go on calling by it.
+        self._next = max((store.get(META, META_ID) or {}).get("next", 1), max(self._workers, default=0) + 1)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._workers.values()))
@@ -98,7 +103,9 @@ class Workers:
         if worker is None:
             if len(self._workers) >= MAX_WORKERS:
                 raise Conflict(f"there are {MAX_WORKERS} workers already: remove those that are gone")
-            worker = Worker(id=max(self._workers, default=0) + 1, hostname=hostname, port=port, ip_address=address)
+            worker = Worker(id=self._next, hostname=hostname, port=port, ip_address=address)
+            self._next += 1
+            self._store.put(META, {META_ID: {"next": self._next}})
             self._workers[worker.id] = self._by_name[(hostname, port)] = worker
         worker.system, worker.ip_address = system, address
         self.save(worker)

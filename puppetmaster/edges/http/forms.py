@@ -19,6 +19,9 @@ from puppetmaster.errors import Fault, InvalidDocument, TooLarge, TooSlow
 MAX_FORM_FIELDS = 1000
 MAX_PART_HEAD = 16 * 1024
 
+MIN_RATE = 16 * 1024
+"""Bytes of a form with files that have to come in a second, on average."""
+
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^;,\s"]{1,200}))', re.IGNORECASE)
 _NAME = re.compile(rb'^content-disposition:[^\r\n]*;\s*name="?([^";\r\n]{0,200})"?', re.IGNORECASE | re.MULTILINE)
 _FILE = re.compile(rb"^content-disposition:[^\r\n]*;\s*filename\*?=", re.IGNORECASE | re.MULTILINE)
@@ -40,6 +43,15 @@ class Form:
     """By name; of one that stands twice in a form the first."""
     files: dict[str, Any] = field(default_factory=dict)
     """The sinks that were made for files, by their fields' names."""
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    """All fields of a form, in their order."""
+
+    def every(self, name: str) -> list[Any]:
+        """All values of a name: those of a form's fields, or the items of a list in JSON."""
+        if self.pairs:
+            return [value for other, value in self.pairs if other == name]
+        value = self.fields.get(name, [])
+        return value if isinstance(value, list) else [value]
 
 
 OpenFile = Callable[[str], "Sink | None"]
@@ -61,27 +73,27 @@ async def read_form(
         return await _read_multipart(request, kind, open_file, max_file_bytes)
     body = await read_body(request)
     if len(body) <= THREAD_BYTES:
-        return Form(_parse(body, kind))
-    return Form(await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, _parse, body, kind))
+        return _parse(body, kind)
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, _parse, body, kind)
 
 
 def _type(kind: str) -> str:
     return kind.partition(";")[0].strip().lower()
 
 
-def _parse(body: bytes, kind: str) -> dict[str, Any]:
-    """The fields of a body of this content type; curl calls JSON a form unless it is told."""
+def _parse(body: bytes, kind: str) -> Form:
+    """What is in a body of this content type; curl calls JSON a form unless it is told."""
     if _type(kind) != "application/json" and body.lstrip()[:1] != b"{":
         return _urlencoded(body)
     document = bodies.read(body)
     if document is None:
-        return {}
+        return Form()
     if not isinstance(document, dict):
         raise _bad("the body has to be a JSON object, or a form")
-    return document
+    return Form(document)
 
 
-def _urlencoded(body: bytes) -> dict[str, Any]:
+def _urlencoded(body: bytes) -> Form:
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="replace"
@@ -90,7 +102,7 @@ def _urlencoded(body: bytes) -> dict[str, Any]:
         raise _bad(f"the body is neither JSON nor a form: {error!s:.200}") from None
     if not pairs and body.strip():
         raise _bad("the body is neither JSON nor a form")
-    return dict(reversed(pairs))
+    return Form(dict(reversed(pairs)), pairs=pairs)
 
 
 # Multipart
@@ -103,7 +115,7 @@ async def _read_multipart(request: Request, kind: str, open_file: OpenFile, max_
     reader = Multipart((found[1] or found[2]).encode("latin-1", "replace"))
     form = Form()
     taker = _Taker(form, open_file, max_file_bytes, request.app.state.parsers)
-    async for chunk in _chunks(request):
+    async for chunk in _chunks(request, max_file_bytes + 2 * MAX_BODY_BYTES):
         for event in reader.feed(chunk):
             await taker.take(event)
     if not reader.is_over:
@@ -112,16 +124,25 @@ async def _read_multipart(request: Request, kind: str, open_file: OpenFile, max_
     return form
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. A file may take long, but never may nothing come for long."""
-    stream = request.stream().__aiter__()
+async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it comes. A file may take long, but not for ever: whoever sends one holds a place meanwhile."""
+    stream, loop = request.stream().__aiter__(), asyncio.get_running_loop()
+    begun, size = loop.time(), 0
     while True:
+        left = begun + BODY_TIMEOUT + size / MIN_RATE - loop.time()
         try:
-            yield await asyncio.wait_for(stream.__anext__(), BODY_TIMEOUT)
+            chunk = await asyncio.wait_for(stream.__anext__(), min(left, BODY_TIMEOUT))
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
-            raise TooSlow(f"nothing came of the body for {BODY_TIMEOUT:g} s") from None
+            raise TooSlow(
+                f"after {loop.time() - begun:.0f} s there were {size} bytes of the body; at least {MIN_RATE} are "
+                f"to come in a second, and some within {BODY_TIMEOUT:g} s"
+            ) from None
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"a form with files has at most {limit} bytes")
+        yield chunk
 
 
 class _Taker:
@@ -153,7 +174,9 @@ class _Taker:
     def end(self) -> None:
         """The part that came last is whole."""
         if self._parts and not self._is_file and self._name:
-            self._form.fields.setdefault(self._name, b"".join(self._value).decode("utf-8", "replace"))
+            value = b"".join(self._value).decode("utf-8", "replace")
+            self._form.fields.setdefault(self._name, value)
+            self._form.pairs.append((self._name, value))
         self._value = []
 
     async def _begin(self, head: Head) -> None:
@@ -203,6 +226,8 @@ class Multipart:
 
         :raises InvalidDocument: when it is no form.
         """
+        if self.is_over:
+            return  # what follows the end means nothing, and is not kept
         self._buffer += data
         while not self.is_over:
             event = self._head() if self._in_head else self._data()
@@ -214,7 +239,7 @@ class Multipart:
     def _head(self) -> Head | bytes | None:
         """Read what stands between a boundary and a part's own bytes."""
         if self._buffer.startswith(b"--"):
-            self.is_over = True
+            self.is_over, self._buffer = True, b""
             return None
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:

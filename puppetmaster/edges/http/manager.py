@@ -3,6 +3,8 @@
 The document that it follows shows ``Content-Type: text/javascript``, and ``Vary: Accept``: JSON is answered under that
 type, and as ``application/json`` to whoever asks for it. A 204 has no body in HTTP, so what the document shows with one
 is answered without, and the worker is told where it is by ``Location``.
+
+What users do to tasks and workers is for the audit log. What workers report is not: it would fill the disk.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -27,7 +30,7 @@ from puppetmaster.accounts.roles import Role
 from puppetmaster.edges.http.forms import Form, read_form
 from puppetmaster.edges.http.replies import JSON, error_headers
 from puppetmaster.edges.http.requests import make_parsers, read_query
-from puppetmaster.errors import Fault, FileUnavailable, Forbidden, InvalidDocument, PuppetmasterError
+from puppetmaster.errors import Fault, FileUnavailable, Forbidden, InvalidDocument, NotFound, PuppetmasterError
 from puppetmaster.farm import Farm, Plugins, Tasks, Worker
 from puppetmaster.farm.documents import (
     read_identity,
@@ -49,11 +52,30 @@ NO_TASK = 400
 
 WRONG_METHOD = 405
 
+MAX_AUDITED = 1000
+"""Characters of a refusal that the audit log has."""
+
 T = TypeVar("T")
+
+
+class _Number(Convertor[int]):
+    """A number in a path. That of the library takes any digits, and raises at those that Python does not convert."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("farm_number", _Number())
 
 
 def make_app(*, farm: Farm, tasks: Tasks, plugins: Plugins, files: Files) -> ASGIApp:
     """The application; the farm has to be started."""
+    files.keep_only(tasks.needs)
     manager = _Manager(farm, tasks, plugins, files)
     app = Starlette(routes=manager.routes())
     app.state.parsers = make_parsers()
@@ -74,15 +96,15 @@ class _Manager:
             Route("/", self._index),
             Route("/info", self._index),
             Route("/tasks", self._task_list, methods=["GET", "POST", "DELETE"]),
-            Route("/tasks/compiled/{task_id:int}", self._compiled),
-            Route("/tasks/file/{job_id:int}", self._has_file),
-            Route("/tasks/{task_id:int}", self._task, methods=["GET", "PATCH", "DELETE"]),
+            Route("/tasks/compiled/{task_id:farm_number}", self._compiled),
+            Route("/tasks/file/{job_id:farm_number}", self._has_file),
+            Route("/tasks/{task_id:farm_number}", self._task, methods=["GET", "PATCH", "DELETE"]),
             Route("/workers", self._worker_list, methods=["GET", "POST"]),
-            Route("/workers/status/{worker_id:int}", self._worker, methods=["PATCH"]),
-            Route("/workers/{worker_id:int}", self._worker, methods=["GET", "PATCH", "DELETE"]),
+            Route("/workers/status/{worker_id:farm_number}", self._worker, methods=["PATCH"]),
+            Route("/workers/{worker_id:farm_number}", self._worker, methods=["GET", "PATCH", "DELETE"]),
             Route("/job-types", self._job_types),
             Route("/job-types/{name}", self._job_type),
-            Route("/static/storage/{job_id:int}/{name}", self._job_file),
+            Route("/static/storage/{job_id:farm_number}/{name}", self._job_file),
         ]
 
     async def _index(self, request: Request) -> Response:
@@ -92,6 +114,7 @@ class _Manager:
 
     async def _task_list(self, request: Request) -> Response:
         if request.method == "POST":
+            _note(request, "create_task")
             async with self._form(request, "jobfile") as form:
                 return await self._create_task(request, form)
         if request.method == "DELETE":
@@ -105,22 +128,36 @@ class _Manager:
 
     async def _create_task(self, request: Request, form: Form) -> Response:
         new = read_new_task(form.fields)
+        _note(request, "create_task", type=new.type, name=new.name)
         upload = form.files.get("jobfile")
         if upload is not None:
             if new.job_id is None:
                 raise InvalidDocument([Fault("job_id", "it is missing: a file belongs to a job")])
-            await self._keep(request, upload, self._files.job_file(new.job_id))
-        return _reply(request, 202, await self._tasks.create(new))
+            target = self._files.job_file(new.job_id)
+            task = await self._tasks.create(new, lambda: self._keep(request, upload, target))
+        else:
+            task = await self._tasks.create(new)
+        _note(request, "create_task", task=task["id"])
+        return _reply(request, 202, task)
 
     async def _list_tasks(self, request: Request) -> Response:
         page = parse(Page, read_query(request))
-        ids = self._tasks.ids[page.offset : page.offset + page.limit]
-        return _reply(request, 200, [await self._tasks.show(task_id) for task_id in ids if task_id in self._tasks])
+        found = []
+        for task_id in self._tasks.ids[page.offset : page.offset + page.limit]:
+            with contextlib.suppress(NotFound):  # it may be removed meanwhile
+                found.append(await self._tasks.show(task_id))
+            await asyncio.sleep(0)  # a task may have 10,000 chunks
+        return _reply(request, 200, found)
 
     async def _remove_tasks(self, request: Request) -> Response:
         """The original's way to delete several: a form in which ``tasks`` stands once for each."""
-        given = read_query(request).get("tasks") or (await read_form(request)).fields.get("tasks")
-        ids = [_task_number(task_id) for task_id in (given if isinstance(given, list) else [given])]
+        _note(request, "remove_tasks")
+        given = request.query_params.getlist("tasks") or (await read_form(request)).every("tasks")
+        ids = list(dict.fromkeys(map(_task_number, given or [None])))
+        _note(request, "remove_tasks", tasks=ids)
+        for task_id in ids:
+            if task_id not in self._tasks:
+                raise TaskNotFound(task_id)
         return _reply(request, 202, [await self._tasks.remove(task_id) for task_id in ids])
 
     async def _compiled(self, request: Request) -> Response:
@@ -143,6 +180,7 @@ class _Manager:
                 await self._change_task(request, task_id, form)
             return Response(None, 204)
         if request.method == "DELETE":
+            _note(request, "remove_task", task=task_id)
             return _reply(request, 202, await self._tasks.remove(task_id))
         if task_id not in self._tasks:
             return _reply(request, 200, await self._tasks.show_chunk(task_id))
@@ -156,6 +194,7 @@ class _Manager:
             if change.is_report:
                 await self._tasks.report(self._farm.identify(identity, _address(request)), task_id, change)
             else:
+                _note(request, "change_task", task=task_id, change=change.model_dump(mode="json", exclude_none=True))
                 await self._tasks.change(task_id, change)
             return
         if not (self._farm.has_work(task_id) or change.is_report):
@@ -163,8 +202,14 @@ class _Manager:
         worker = self._reporter(request, identity, task_id)
         upload, work = form.files.get("taskfile"), self._farm.work(task_id)
         if upload is not None and work is not None and work.is_held and work.worker == worker.id:
-            await self._keep(request, upload, self._files.output(self._tasks.storage_of(work.task), task_id))
+            await self._keep_output(request, upload, work.task, task_id)
         await self._farm.report(worker, task_id, change)
+
+    async def _keep_output(self, request: Request, upload: Upload, task_id: int, work_id: int) -> None:
+        storage = self._tasks.storage_of(task_id)
+        await self._keep(request, upload, self._files.output(storage, work_id))
+        if not self._tasks.needs(storage):
+            self._files.remove(storage)  # the task was removed meanwhile
 
     def _reporter(self, request: Request, identity: Any, work_id: int) -> Worker:
         """Who reports of a chunk: an old worker says only where it calls from, and several may call from there."""
@@ -180,7 +225,10 @@ class _Manager:
     async def _worker_list(self, request: Request) -> Response:
         if request.method == "POST":
             registration = read_registration((await read_form(request)).fields)
+            is_known = self._farm.knows(registration)
             worker = await self._farm.register(registration, _address(request))
+            if not is_known:
+                _note(request, "register_worker", worker=worker.id, hostname=worker.hostname)
             return Response(None, 204, {"Location": f"{request.scope.get('root_path', '')}/workers/{worker.id}"})
         return _reply(request, 200, self._workers())
 
@@ -211,8 +259,11 @@ class _Manager:
         worker = self._farm.workers.get(request.path_params["worker_id"])
         if request.method == "PATCH":
             change = read_worker_change((await read_form(request)).fields)
+            if change.is_order:
+                _note(request, "change_worker", worker=worker.id, hostname=worker.hostname, status=change.status)
             return _reply(request, 200, {"task_id": await self._farm.change_worker(worker, change)})
         if request.method == "DELETE":
+            _note(request, "remove_worker", worker=worker.id, hostname=worker.hostname)
             await self._farm.remove_worker(worker)
             return Response(None, 204)
         return _reply(request, 200, _machine(worker))
@@ -302,8 +353,19 @@ def _machine(worker: Worker) -> dict[str, Any]:
     }
 
 
+def _note(request: Request, operation: str, **facts: Any) -> None:
+    """Say what this call is about, for the audit log: without a word nothing is written there."""
+    audit = request.scope.setdefault("state", {}).setdefault("audit", {})
+    audit.update({"operation": operation, **{name: fact for name, fact in facts.items() if fact is not None}})
+
+
 def _check_may_work(request: Request) -> None:
-    """See that a caller who takes a task by a GET may do more than read, where callers have to log in."""
+    """See that a caller who takes a task by a GET may do more than read, where callers have to log in.
+
+    No worker is a browser: a page from elsewhere can have one ask, and would take a task with it.
+    """
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        raise Forbidden("a page from elsewhere may not take tasks")
     caller = request.scope.get("state", {}).get("caller")
     if caller is not None and not caller.role.allows(Role.OPERATOR):
         raise Forbidden(f"{caller.name} is {caller.role.value}, and to take a task needs {Role.OPERATOR.value}")
@@ -328,11 +390,15 @@ def _reply(request: Request, code: int, data: Any, headers: Mapping[str, str] | 
 
 
 async def _refuse(request: Request, error: PuppetmasterError) -> Response:
+    audit = request.scope.get("state", {}).get("audit")
+    if audit:
+        audit["message"] = str(error)[:MAX_AUDITED]
     return _reply(request, error.code, error_view(error), error_headers(error))
 
 
 async def _not_here(request: Request, error: HTTPException) -> Response:
-    message = f"there is nothing at {request.url.path:.100}"
+    path = request.scope["path"][:100]
+    message = f"there is nothing at {path}"
     if error.status_code == WRONG_METHOD:
-        message = f"{request.url.path:.100} can't be asked to {request.method:.20}"
+        message = f"{path} can't be asked to {request.method:.20}"
     return _reply(request, error.status_code, {"message": message}, error.headers)

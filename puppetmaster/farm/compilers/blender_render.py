@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -69,22 +68,42 @@ class BlenderRender:
     def compile(self, settings: Mapping[str, Any]) -> Sequence[Chunk]:
         """The chunks of a task."""
         wanted = parse(_Settings, dict(settings))
-        frames = iter(_frames(wanted))
-        size = wanted.chunk_size or 2 * MAX_FRAME + 1
         chunks: list[Chunk] = []
-        while some := list(islice(frames, size)):
+        for some in _cut(_frames(wanted), wanted.chunk_size or 2 * MAX_FRAME + 1):
             if len(chunks) == MAX_CHUNKS:
                 raise ValueError(f"these are more than {MAX_CHUNKS} chunks: give a larger chunk_size")
             chunks.append(
-                Chunk(commands=[_command(wanted, some)], frame_start=some[0], frame_end=some[-1])
+                Chunk(commands=[_command(wanted, some)], frame_start=some[0][0], frame_end=some[-1][-1])
             )
         return chunks
 
 
-def _frames(wanted: _Settings) -> Sequence[int]:
+def _frames(wanted: _Settings) -> list[range]:
+    """The frames in order, in as few ranges as there can be: one may have a million."""
     if wanted.frames is None:
-        return range(wanted.frame_start or 0, (wanted.frame_end or 0) + 1)
-    return sorted({frame for part in wanted.frames.split(",") for frame in _range(part)})
+        return [range(wanted.frame_start or 0, (wanted.frame_end or 0) + 1)]
+    found: list[range] = []
+    for some in sorted(map(_range, wanted.frames.split(",")), key=lambda frames: frames.start):
+        if found and some.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, some.stop))
+        else:
+            found.append(some)
+    return found
+
+
+def _cut(frames: list[range], size: int) -> Iterator[list[range]]:
+    """So many frames at a time."""
+    some: list[range] = []
+    left = size
+    for rest in frames:
+        while rest:
+            some.append(rest[:left])
+            rest, left = rest[left:], left - len(some[-1])
+            if not left:
+                yield some
+                some, left = [], size
+    if some:
+        yield some
 
 
 def _range(part: str) -> range:
@@ -97,7 +116,7 @@ def _range(part: str) -> range:
     return range(first, last + 1)
 
 
-def _command(wanted: _Settings, frames: Sequence[int]) -> list[str]:
+def _command(wanted: _Settings, frames: list[range]) -> list[str]:
     # Blender does what stands on its command line in that order: what is to be rendered comes last.
     command = [wanted.blender, "--background", wanted.filepath]
     if wanted.render_settings:
@@ -106,18 +125,10 @@ def _command(wanted: _Settings, frames: Sequence[int]) -> list[str]:
         command += ["--render-output", wanted.output_path]
     if wanted.format:
         command += ["--render-format", wanted.format]
-    if frames[-1] - frames[0] + 1 == len(frames):
-        return [*command, "--frame-start", str(frames[0]), "--frame-end", str(frames[-1]), "--render-anim"]
-    return [*command, "--render-frame", ",".join(_runs(frames))]
+    if len(frames) == 1:
+        return [*command, "--frame-start", str(frames[0][0]), "--frame-end", str(frames[0][-1]), "--render-anim"]
+    return [*command, "--render-frame", ",".join(map(_run, frames))]
 
 
-def _runs(frames: Sequence[int]) -> Iterator[str]:
-    """Frames in order, those that follow each other as ``first..last``."""
-    first = last = frames[0]
-    for frame in [*frames[1:], None]:
-        if frame is not None and frame == last + 1:
-            last = frame
-            continue
-        yield str(first) if first == last else f"{first}..{last}"
-        if frame is not None:
-            first = last = frame
+def _run(frames: range) -> str:
+    return str(frames[0]) if len(frames) == 1 else f"{frames[0]}..{frames[-1]}"
