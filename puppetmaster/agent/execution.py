@@ -109,7 +109,7 @@ class Surroundings:
 class Execution:
     """Carries out a plan in a folder.
 
-    :param tell: tells what output there is to tell; called often.
+    :param tell: tells what output there is to tell, and whether that was all; called often.
     :param note: makes it durable that the order is stopped, before anything is killed.
     :param progress: hears of each command that begins.
     :param stop: why an earlier life has stopped it.
@@ -123,7 +123,7 @@ class Execution:
         folder: Path,
         around: Surroundings,
         *,
-        tell: Callable[[Output], Awaitable[Any]],
+        tell: Callable[[Output], Awaitable[bool]],
         note: Callable[[Stop], Awaitable[None]],
         progress: Callable[[int], None],
         stop: Stop | None = None,
@@ -136,7 +136,7 @@ class Execution:
         self._wake = asyncio.Event()
         self._deadline = math.inf
         self._command = 0
-        self._seen = 0
+        self._is_told = False
 
     def stop(self, why: Stop) -> None:
         """End it; idempotent, the first reason counts."""
@@ -176,6 +176,7 @@ class Execution:
         self._command = number
         self._progress(number)
         await self._in_thread(output.begin, number)
+        self._is_told = False
         result = await self._follow(number, command, run, output, shim)
         await self._in_thread(output.end, number)
         await self._tell(output)
@@ -246,7 +247,7 @@ class Execution:
             while not ending.look() and time.monotonic() < drained_at:
                 await self._pause(min(delay, killer.patience, max(0.0, deadline - time.monotonic())))
                 delay = FASTEST if await self._look(output) else min(SLOWEST, delay * 1.5)
-                if drained_at == math.inf and self._stop is None and await self._in_thread(run.status) is not None:
+                if drained_at == math.inf and self._stop is None and run.has_ended():
                     # Only what it left in the background holds the shell up.
                     deadline, drained_at = math.inf, time.monotonic() + DRAIN_TIME
                 if time.monotonic() >= deadline:
@@ -280,13 +281,15 @@ class Execution:
 
     async def _look(self, output: Output) -> bool:
         """Tell what there is; whether there was anything new."""
-        before = self._seen
+        is_quiet = output.is_quiet()
+        if is_quiet and self._is_told:
+            return False
         try:
-            self._seen = await self._in_thread(output.look)
+            await self._in_thread(output.look)
         except TooMuchOutput:
             self.stop(Stop.OUTPUT)
-        await self._tell(output)
-        return self._seen != before
+        self._is_told = await self._tell(output)
+        return not is_quiet
 
     async def _kill(self, killer: _Killer) -> None:
         if not killer.is_at_work:

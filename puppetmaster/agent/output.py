@@ -82,6 +82,13 @@ class _File:
         with suppress(FileNotFoundError):
             self.size = max(self.size, self._path.stat().st_size)
 
+    def is_quiet(self) -> bool:
+        """Whether it is no longer than it was."""
+        try:
+            return self._path.stat().st_size <= self.size
+        except FileNotFoundError:
+            return True
+
     def read(self, place: int, length: int) -> bytes:
         """What stands there."""
         try:
@@ -210,17 +217,18 @@ class Output:
             limit = self._left if number == self._count - 1 else self._left // 2
             self._commands.append(_Command(self._folder, number, limit))
 
-    def look(self) -> int:
-        """See what the running command has said; how many bytes that is by now.
+    def is_quiet(self) -> bool:
+        """Whether the running command has said nothing since the last look; cheap enough for the loop."""
+        return not self._commands or all(file.is_quiet() for file in self._commands[-1].files)
+
+    def look(self) -> None:
+        """See what the running command has said.
 
         :raises TooMuchOutput: when it fills the disk.
         """
-        if not self._commands or self._commands[-1].is_split:
-            return 0
-        command = self._commands[-1]
-        command.look()
-        command.give_back(self._limits.disk_bytes)
-        return sum(file.size for file in command.files)
+        if self._commands and not self._commands[-1].is_split:
+            self._commands[-1].look()
+            self._commands[-1].give_back(self._limits.disk_bytes)
 
     def end(self, number: int) -> None:
         """A command has ended; all that it has said is in its files."""

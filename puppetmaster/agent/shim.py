@@ -170,6 +170,10 @@ class Run:
         except (OSError, ValueError):
             return None
 
+    def has_ended(self) -> bool:
+        """Whether it has written down how it ended, or is about to; cheap enough for the loop."""
+        return self._exit.exists()
+
     def began_at(self) -> float | None:
         """When it began, seconds since 1970."""
         return _changed_at(self._started)

@@ -49,7 +49,9 @@ def test_both_streams_have_one_numbering_and_offsets_of_their_own(tmp_path: Path
     said = []
     for which, data in ((0, b"one\n"), (1, b"oops\n"), (0, b"two\n")):
         says.say(data, which)
-        assert output.look()
+        assert not output.is_quiet()
+        output.look()
+        assert output.is_quiet()
         said += drain(output)
     output.end(0)
     said += drain(output) + output.close(200)
