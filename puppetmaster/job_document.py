@@ -286,7 +286,10 @@ class _NewJob(LimitsPart):
 
 
 class TargetsPart(_Part):
-    """Devices by what is known of them. Whoever fits all that is given is meant; an empty object means every device."""
+    """Devices by what is known of them. Whoever fits all that is given is meant; an empty object means every device.
+
+    `localhost`, the machine that puppetmaster runs on, is never meant by it.
+    """
 
     labels: Choices | None = None
     """For each label the value that it has to have, or a list of values of which it has to have one."""

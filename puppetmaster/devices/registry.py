@@ -393,6 +393,8 @@ def _check(ident: str) -> None:
 
 
 def _is_meant(device: Device, targets: Targets) -> bool:
+    if device.id == LOCALHOST:
+        return False  # "reboot them all" does not mean the machine that says it; it can be named
     if targets.connection is not None and device.connection not in targets.connection:
         return False
     for name, values in targets.labels.items():
