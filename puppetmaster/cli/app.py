@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from puppetmaster.cli import accounts, agent, demo, dutserver, jobs, parts, requests, run, serve, show_settings, worker
+from puppetmaster.cli import (
+    accounts,
+    agent,
+    demo,
+    devices,
+    dutserver,
+    exec,
+    jobrunner,
+    jobs,
+    parts,
+    requests,
+    run,
+    serve,
+    show_settings,
+    worker,
+)
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
 from puppetmaster.version import __version__
@@ -24,11 +39,15 @@ app = typer.Typer(
 )
 
 app.command("run")(run.run)
+# What stands behind the first word of the command line is the device's.
+app.command("exec", context_settings={"allow_interspersed_args": False})(exec.execute)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(requests.app, name="requests")
+app.add_typer(devices.app, name="devices")
 app.add_typer(accounts.app, name="accounts")
 app.command("serve")(serve.serve)
 app.command("agent")(agent.agent)
+app.command("jobrunner")(jobrunner.jobrunner)
 app.add_typer(dutserver.app, name="dutserver")
 app.command("worker")(worker.worker)
 app.command("controller")(parts.controller)
