@@ -135,6 +135,20 @@ _FINAL_WORDS = [status.value for status in RequestStatus if status in REQUEST_FI
 _FINAL_STATUS: Schema = {"type": "string", "enum": _FINAL_WORDS}
 
 
+_ANY_TEXT: Schema = {"type": "string", "pattern": f"^{NO_CONTROL}*$"}
+_CHOICES: Schema = {
+    "type": "object",
+    "maxProperties": MAX_LABELS,
+    "propertyNames": {"pattern": f"^{NO_CONTROL}*$"},
+    "additionalProperties": {
+        "anyOf": [_ANY_TEXT, {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES, "items": _ANY_TEXT}]
+    },
+    "examples": [{"site": "berlin"}, {"site": ["berlin", "potsdam"]}],
+}
+_CONNECTION: Schema = {"type": "string", "enum": [connection.value for connection in Connection]}
+_CONNECTIONS: Schema = {
+    "anyOf": [_CONNECTION, {"type": "array", "minItems": 1, "maxItems": len(Connection), "items": _CONNECTION}]
+}
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
 _SAMPLE: Schema = {
     "anyOf": [
@@ -291,14 +305,14 @@ Choices = Annotated[
     dict[str, Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES), BeforeValidator(listed)]],
     Field(max_length=MAX_LABELS),
     AfterValidator(_check_choices),
-    _Like(dict[str, str | list[str]]),
+    WithJsonSchema(_CHOICES),
 ]
 """For each name the values of which one is wanted; a text stands for a list of it."""
 Connections = Annotated[
     list[Literal["online", "offline", "unknown"]],
     Field(min_length=1, max_length=len(Connection)),
     BeforeValidator(listed),
-    _Like(Literal["online", "offline", "unknown"] | list[Literal["online", "offline", "unknown"]]),
+    WithJsonSchema(_CONNECTIONS),
 ]
 Sample = Annotated[Any, BeforeValidator(_check_sample), WithJsonSchema(_SAMPLE)]
 FinalStatus = Annotated[RequestStatus, BeforeValidator(_check_final), WithJsonSchema(_FINAL_STATUS)]

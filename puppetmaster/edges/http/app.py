@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
@@ -85,11 +85,12 @@ def make_app(site: Site) -> ASGIApp:
     Logins(site.accounts, access, site.audit, lifetime=site.lifetime, now=site.now).add_to(app)
     add_status(app, site.parts, site.metrics)
     _add_pages(app)
-    for prefix, mounted in site.mounts(access).items():
+    mounts = site.mounts(access)
+    for prefix, mounted in mounts.items():
         app.mount(prefix, mounted)
     app.add_exception_handler(HTTPException, _not_here)  # type: ignore[arg-type]
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]
-    gate: ASGIApp = Gate(app, access, site.audit, site.now)
+    gate: ASGIApp = Gate(_with_slash(app, frozenset(mounts)), access, site.audit, site.now)
     if not site.origins:
         return gate
     return CORSMiddleware(
@@ -99,6 +100,17 @@ def make_app(site: Site) -> ASGIApp:
         allow_headers=["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", IDEMPOTENCY_KEY],
         expose_headers=["ETag", "Retry-After"],
     )
+
+
+def _with_slash(app: ASGIApp, prefixes: frozenset[str]) -> ASGIApp:
+    """Serve the root of a mounted application without its slash, too; a client need not follow a redirect."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in prefixes:
+            scope["path"] += "/"
+        await app(scope, receive, send)
+
+    return serve
 
 
 def _add_pages(app: FastAPI) -> None:
