@@ -208,7 +208,7 @@ class Execution:
         status = None
         if shim is not None:
             status = await self._wait(number, command, run, output, shim, is_child)
-        if status == NOT_BEGUN and shim is not None and not await self._in_thread(run.status):
+        if status == NOT_BEGUN and shim is not None:
             winner = await self._in_thread(run.shim)
             if winner is None:
                 return _Result(None, Outcome.FAILED, "it could not be started: the agent's folder can't be written")

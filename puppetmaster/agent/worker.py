@@ -300,7 +300,7 @@ class Worker:
         self._works[entry.key] = work
         refused = await self._in_thread(self._examine_again, work)
         if refused is not None:
-            await self._refuse(work, refused)
+            self._spawn(self._conclude(work, refused, None), f"answer {entry.key[0]}")
             return
         if entry.facts.get("waiting"):
             if not self._places.take():

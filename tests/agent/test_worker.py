@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -645,3 +646,33 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+
+
+@with_desk
+async def test_a_folder_that_can_not_be_written_is_a_failure_to_start(desk: Desk) -> None:
+    # The shell finds its marker there, and nobody in it: as when the disk had room for a name and for no more.
+    order = desk.order({"argv": ["touch", f"{desk.folder}/x"]})
+    await desk.memory.begin(order, boot=_boot(), waiting=False, bare=[])
+    make_run = shutil.rmtree
+
+    def leave_marker(path: Path, ignore_errors: bool = False) -> None:
+        make_run(path, ignore_errors=ignore_errors)
+        path.mkdir(parents=True)
+        (path / "0.started").symlink_to("/no/such/folder/x")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("puppetmaster.agent.worker.shutil.rmtree", leave_marker)
+        await desk.reopen()
+        code, data = await desk.answer(order)
+    assert (code, data["outcome"]) == (500, "failed")
+    assert data["message"] == "it could not be started: the agent's folder can't be written"
+    assert not (desk.folder / "x").exists()
+
+
+@with_desk
+async def test_only_root_may_become_somebody_else(desk: Desk) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("puppetmaster.agent.launch.os.geteuid", lambda: 54321)
+        code, data = await desk.run({"argv": ["id"], "user": "nobody"})
+    assert (code, data["outcome"]) == (403, "not allowed")
+    assert "does not run as root" in data["message"]
