@@ -81,9 +81,10 @@ class RollCall:
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # Before Python 3.12 wait_for loses a cancellation that comes in the moment of its result.
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait({self._task}, timeout=0.1)
         await self._bus.close()
 
     async def _run(self) -> None:
