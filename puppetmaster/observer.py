@@ -84,7 +84,6 @@ class Observer:
         self._now = now
         self._on_output = on_output
         self._on_event = on_event
-        self._last_fault = ""
         self._next_log = 0.0
         self._inbox: deque[tuple[str, bytes, asyncio.Future[None]]] = deque()
         self._news = asyncio.Event()

@@ -56,6 +56,7 @@ _BLOCK = re.compile(r"^```([a-z ]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\s*(?:\$ )?((?:curl|mosquitto_\w+|puppetmaster|python -m)\b.*)", re.MULTILINE)
 _REST = re.compile(r"(?<=[{\[,\s])\.\.\.(?=\s*([,}\]]))")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
+_VALUE = re.compile(r"/\d+|(?<=/accounts)/\w+|(?<=/devices)/(?!facts/)[\w-]+|(?<=/devices/facts)/\w+")
 _CALL_ID = re.compile(r'"id": (\d+)')
 # What a terminal does not show: movements of the cursor, and the prompt of the WebSocket client.
 _UNSEEN = re.compile(r"\x1b(?:[78]|\[[A-Z])|\r|(?m:^> \n?)")
@@ -419,5 +420,5 @@ def method_of(words: Iterable[str]) -> str:
 
 
 def with_names(path: str, name: str) -> str:
-    """A path without its query, with the name of its parameter in the place of a number or an account."""
-    return re.sub(r"/\d+|(?<=/accounts)/\w+", f"/{name}", path.partition("?")[0]) or "/"
+    """A path without its query, with the name of its parameter in the place of a number, an account or a device."""
+    return _VALUE.sub(f"/{name}", path.partition("?")[0]) or "/"

@@ -120,7 +120,10 @@ def properties(document: Document, path: str, schema: Document) -> Iterator[tupl
 
 
 def test_every_body_has_an_example(document: Document) -> None:
-    with_body = {"create_job", "update_job", "rerun_job", "create_request", "login", "add_account", "change_account"}
+    with_body = {
+        "create_job", "update_job", "rerun_job", "create_request", "login", "add_account", "change_account",
+        "update_device",
+    }  # fmt: skip
     assert {name for name, (_, _, operation) in operations(document).items() if "requestBody" in operation} == with_body
     for name in with_body:
         assert bodies(document, name), name
@@ -144,6 +147,7 @@ ORDER = [
     # Here the devices wake, and the job ends.
     "show_job", "list_jobs", "list_answers", "rerun_job", "list_requests", "show_request", "show_request_too",
     "list_output", "watch_output", "read_output", "watch_job_output",
+    "update_device", "show_device", "list_devices", "list_fact_values", "remove_device",
     "watch_job", "watch_jobs", "show_account", "login", "change_account", "add_account", "list_accounts",
     "remove_account", "list_audit", "show_health", "show_metrics", "remove_job", "logout",
 ]  # fmt: skip
