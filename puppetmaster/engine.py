@@ -171,8 +171,6 @@ class Engine:
         resolved = replace(spec, batch=self._resolved(spec.targets, spec.batch))
         if not resolved.total:
             raise Conflict("no device that is known fits the targets; GET /devices lists them")
-        if resolved.total > self._max_requests:
-            raise TooLarge(_too_many(resolved.total, self._max_requests))
         return resolved
 
     def is_offline(self, destination: str) -> bool:
@@ -369,9 +367,10 @@ class Engine:
         :returns: how many.
         """
         chosen = [request for request in self._window.out.values() if only is None or only(request)]
-        for request in chosen:
-            self._effects.sends.append((request, request.attempt))
-        self._in_doubt = [request for request in self._in_doubt if request.is_out and request not in chosen]
+        self._effects.sends += [(request, request.attempt) for request in chosen]
+        if self._in_doubt:
+            again = {request.id for request in chosen}
+            self._in_doubt = [request for request in self._in_doubt if request.is_out and request.id not in again]
         return len(chosen)
 
     # Inputs: time
@@ -385,7 +384,7 @@ class Engine:
             if overdue.is_out:  # an earlier one may have ended its job
                 self._time_out(overdue, now)
         if self._link_up and self._in_doubt:
-            self.resend(self._in_doubt.__contains__)
+            self.resend(frozenset(self._in_doubt).__contains__)
         while self._link_up:
             request = self._window.next_request(now)
             if request is not None:
@@ -507,12 +506,20 @@ class Engine:
     def _resolved(
         self, targets: Targets, batch: Sequence[tuple[int, Sequence[str]]]
     ) -> Sequence[tuple[int, Sequence[str]]]:
-        """A batch in which every message goes to the targets too, once to each."""
+        """A batch in which every message goes to the targets too, once to each.
+
+        :raises TooLarge: when it has too many requests. They are counted first: a thousand messages to all of a large
+            fleet would not fit in memory.
+        """
         found = self._directory.find(targets, self._random.random())
+        known = frozenset(found)
+        total = sum(len(named) + len(found) - len(known.intersection(named)) for _, named in batch)
+        if total > self._max_requests:
+            raise TooLarge(f"the job has {total} requests, over the limit of {self._max_requests}; split it")
         resolved = []
         for number, named in batch:
-            known = set(named)
-            resolved.append((number, [*named, *(name for name in found if name not in known)]))
+            taken = set(named)
+            resolved.append((number, [*named, *(name for name in found if name not in taken)]))
         return resolved
 
     def _start(self, job: Job, now: float, reason: str) -> None:
@@ -531,13 +538,14 @@ class Engine:
         self, job: Job, targets: Targets, plan: Sequence[tuple[int, Sequence[str]]], now: float
     ) -> None:
         """Look up where a job goes whose time has come, and make its requests."""
-        batch, job.plan = self._resolved(targets, plan), None
-        total = sum(len(destinations) for _, destinations in batch)
-        if total > self._max_requests:
-            self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, _too_many(total, self._max_requests), now)
+        job.plan = None
+        try:
+            batch = self._resolved(targets, plan)
+        except TooLarge as error:
+            self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, str(error), now)
             return
         self._expand(job, batch)
-        if not total:
+        if not job.total_count:
             self._move_job(job, JobEvent.FINISH, "no device that is known fits its targets")
             self._close(job, now)
 
@@ -757,6 +765,8 @@ class Engine:
             else:
                 self._absent.setdefault(request.destination, []).append(request)
                 request.reason = "waits for its device to come online"
+                if request.attempt:
+                    request.retry_at = now  # that it is not out, but waits for another attempt, has to be stored
                 self._effects.requests[request.id] = request
 
     def _return(self, _: int, now: float) -> None:
@@ -771,6 +781,12 @@ class Engine:
 
     def _end_waiting(self, job: Job) -> None:
         """What of a job waits for its device has its turn again: another rule holds."""
+        undecided, self._undecided = self._undecided, []
+        for request in undecided:
+            if request.job is job:
+                self._stop_waiting(request)
+            else:
+                self._undecided.append(request)
         for waiting in list(self._absent.values()):
             own = [request for request in waiting if request.job is job]
             for request in own:
@@ -800,10 +816,6 @@ class Engine:
         """Have ``call(ident, now)`` made when it is time. An id, not the object: timers outlive what they are for."""
         self._timer_count += 1  # equal times keep their order
         heapq.heappush(self._timers, (when, self._timer_count, call, ident))
-
-
-def _too_many(total: int, limit: int) -> str:
-    return f"the job has {total} requests, over the limit of {limit}; split it"
 
 
 def _link(requests: Iterable[Request]) -> list[Request]:

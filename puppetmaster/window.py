@@ -67,7 +67,8 @@ class Window:
         request.job.out_count += 1
         self.out[request.id] = request
         request.is_bounded = self._directory.is_bounded(request)
-        request.is_alone = not self._directory.is_shared(request)
+        # After a restart two may be out to one destination: it had them by a way that it does not have any more.
+        request.is_alone = request.destination not in self.busy and not self._directory.is_shared(request)
         if request.is_bounded:
             self.used += 1
         if request.is_alone:

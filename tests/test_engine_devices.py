@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from time import process_time
 from typing import Any
 
 import pytest
@@ -130,6 +132,14 @@ def test_too_many_who_fit_are_refused_now_and_end_the_job_later() -> None:
     assert "over the limit of 2" in job.reason
 
 
+def test_a_thousand_messages_to_a_whole_fleet_are_counted_and_not_made() -> None:
+    run = Run(directory=Fleet(*(f"d{n}" for n in range(10_000))), max_requests=100_000)
+    spec = targeted(run, messages=2)
+    spec = replace(spec, batch=[(0, ["d1", "d1", "x"])] * 20_000)
+    with pytest.raises(TooLarge, match="200040000 requests"):
+        run.engine.resolve(spec, run.now)
+
+
 def test_without_a_rule_a_device_that_is_away_is_sent_to_all_the_same() -> None:
     run = Run(directory=Fleet(offline=["a"]))
     run.job(["a", "b"])
@@ -223,6 +233,17 @@ def test_another_rule_holds_at_once_for_what_waits() -> None:
     assert (job.status, job.counts[S.CANCELED]) == (J.RESOLVED, 1)
 
 
+def test_without_a_rule_what_waited_for_the_news_of_its_device_is_sent_at_once() -> None:
+    run = Run(directory=Fleet())
+    run.engine.know_who_is_away(False)
+    jobs = [run.job([name], offline=Offline.WAIT) for name in ("a", "b")]
+    assert run.sent() == []
+    run.engine.limit(jobs[0].id, Limits(), run.now)
+    assert run.sent() == ["a"]
+    run.engine.know_who_is_away(True)
+    assert run.sent() == ["b"]
+
+
 def test_what_waits_ends_with_its_job_and_is_forgotten() -> None:
     fleet = Fleet(offline=["a"])
     run = Run(directory=fleet)
@@ -247,6 +268,50 @@ def test_what_waited_waits_on_after_a_restart() -> None:
     fleet.offline.clear()
     again.engine.online("a", again.now)
     assert again.sent() == ["a"]
+
+
+def test_an_attempt_that_waits_for_its_device_is_not_taken_for_one_that_is_out_after_a_restart() -> None:
+    fleet = Fleet()
+    run = Run(directory=fleet)
+    run.job(["a"], offline=Offline.WAIT, retry=RetryPolicy(limit=1, delay=1.0, jitter=0.0))
+    (out,) = run.step()
+    run.accept(out)
+    fleet.offline = {"a"}
+    run.answer(out, 503)
+    assert run.sent(SECOND) == []
+    for _ in range(2):
+        run.restart()
+        assert run.sent(SECOND) == []
+    fleet.offline.clear()
+    run.engine.online("a", run.now)
+    assert run.sent() == ["a"]
+    assert run.sent(SECOND) == []
+
+
+def test_two_that_are_out_to_one_destination_after_its_way_has_changed_are_both_answered() -> None:
+    run = Run(directory=Fleet(off_broker=["p"]))
+    for timeout in (5.0, 7.0):
+        run.job(["p"], request_timeout=timeout)
+    run.accept(*run.step())
+    run.step()
+    run.restart(directory=Fleet())
+    run.job(["p"])
+    assert run.sent(SECOND) == []
+    assert run.sent(5) == ["p"]
+    run.step(5)
+    assert [job.status for job in run.engine.jobs.values()] == [J.RESOLVED, J.RESOLVED, J.DISPATCHING]
+
+
+def test_a_great_many_that_are_out_are_sent_again_after_a_restart_in_no_time() -> None:
+    names = [f"p{n}" for n in range(5_000)]
+    run = Run(directory=Fleet(off_broker=names))
+    run.job(names)
+    run.step()
+    run.restart()
+    begun = process_time()
+    assert run.engine.resend(lambda request: request.destination != "p0") == len(names) - 1
+    assert len(run.step()) == len(names)
+    assert process_time() - begun < 0.5  # with lists in place of sets it took some seconds
 
 
 def test_while_nobody_knows_who_is_away_only_jobs_that_do_not_care_are_sent() -> None:
