@@ -9,7 +9,6 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from puppetmaster import schemas
-from puppetmaster.devices.reading import MAX_FACT_NAME
 from puppetmaster.edges.http.requests import IDEMPOTENCY_KEY
 from puppetmaster.fields import MAX_NAME, NO_CONTROL, DestinationText
 from puppetmaster.operations import Operation
@@ -145,19 +144,21 @@ def _kind(operation: Operation) -> str:
     return next((noun for noun in ("request", "device") if operation.resource.startswith(f"/{noun}")), "job")
 
 
-def _text_parameter(about: str, most: int, pattern: str, example: str) -> Document:
-    schema = {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
+def _text_parameter(about: str, schema: Document, example: str) -> Document:
+    schema = {"type": "string", "minLength": 1, **schema}
     return {"name": "id", "in": "path", "required": True, "description": about, "schema": schema, "example": example}
 
 
-_DESTINATION = DestinationText.model_json_schema()
-
-_DEVICE_ID = _text_parameter("The device's id.", MAX_DESTINATION, _DESTINATION["pattern"], "device-0001")
+_DEVICE_ID = _text_parameter(
+    "The device's id.",
+    {"maxLength": MAX_DESTINATION, "pattern": DestinationText.model_json_schema()["pattern"]},
+    "device-0001",
+)
 _DEVICE_IDS = {
     "show_device": _DEVICE_ID,
     "update_device": _DEVICE_ID,
     "remove_device": _DEVICE_ID,
-    "list_fact_values": _text_parameter("The name of the fact.", MAX_FACT_NAME, "^[^/]+$", "system"),
+    "list_fact_values": _text_parameter("The name of the fact.", {"pattern": "^[^/]+$"}, "system"),
 }
 """What stands for ``:id``."""
 
