@@ -147,8 +147,13 @@ class FarmSite:
         if error[0] is not None:
             print(self.log())
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
-        (self.folder / "data").mkdir(exist_ok=True)
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
         arguments = [str(self.folder / "data"), str(self.port), str(self.patience)]
         self._process = self._spawn(["-m", "tests.system.farm_site", *arguments], "site")
         deadline = time.monotonic() + 60
