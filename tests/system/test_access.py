@@ -270,10 +270,12 @@ EXPECTED = {
         "GET /account", "POST /logout", "GET /metrics",
         "GET /jobs", "GET /jobs/{id}", "GET /jobs/{id}/answers", "GET /jobs/events", "GET /jobs/{id}/events",
         "GET /requests", "GET /requests/{id}", "GET /request/{id}",
+        "GET /devices", "GET /devices/{id}", "GET /devices/facts/{id}",
     ],
     "operator": [
         "POST /jobs", "PUT /jobs/{id}", "DELETE /jobs/{id}", "POST /jobs/{id}/rerun",
         "POST /requests", "DELETE /requests/{id}",
+        "PUT /devices/{id}", "DELETE /devices/{id}",
     ],
     "admin": ["GET /accounts", "POST /accounts", "PUT /accounts/{name}", "DELETE /accounts/{name}", "GET /audit"],
 }  # fmt: skip

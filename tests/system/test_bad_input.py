@@ -376,7 +376,7 @@ def test_an_id_that_names_nothing_gets_404(asker: Asker, caller: Caller, witness
     asked = [(method.lower(), pattern.replace(":id", ident), data) for ident in idents]
     bad = [Bad(ident.encode(), codes=(404,)) for ident in idents]
     assert_all_refused(bad, asker.straight(asked))
-    # In the path of an URL they are quoted. On the bus most of them are of no resource that the SDK knows, so that it
+    # In the path of an URL they are quoted. On the bus some of them are of no resource that the SDK knows, so that it
     # refuses them, in other words.
     quoted = [pattern.replace(":id", quote(ident, safe="")) for ident in idents]
     over_http = caller.over_http([(method.lower(), resource, data) for resource in quoted])

@@ -677,13 +677,12 @@ NO_IDS = [
     "abc", "0", "1", "-1", "999999999999999999", "9" * 19, "9" * 500, "0x10", "1_000_000", "\u0661\u0662\u0663",
     "\uff11", "_",
 ]  # fmt: skip
-"""On the bus a resource has word characters and dashes, or it is none that the SDK knows."""
 
 
 @pytest.mark.parametrize("ident", NO_IDS, ids=ascii)
 def test_an_id_that_is_none_is_named_with_404(either: Stand, ident: str) -> None:
     for operation in OPERATIONS:
-        if ":id" in operation.resource:
+        if ":id" in operation.resource and not operation.resource.startswith("/devices"):
             data = {"status": "canceled"} if operation.method in ("put", "post") else None
             noun = "job" if operation.resource.startswith("/jobs") else "request"
             answered = refused(either, 404, operation.method, operation.resource.replace(":id", ident), data)
