@@ -194,7 +194,7 @@ class Shell:
             came = self._run_until(text, shown.text.partition("^C")[0], block)
         else:
             came = self._run(text, block)
-        if "mosquitto_pub" in text:
+        if "mosquitto_pub -t /controller" in text:
             ident = _CALL_ID.search(text)
             assert ident is not None, f"line {block.line}: the call has no id"
             came = self._answer_to(int(ident[1]))
