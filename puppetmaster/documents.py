@@ -70,7 +70,7 @@ def job_from_document(job_id: int, document: Mapping[str, Any], messages: Mappin
         labels=tuple(document["labels"]),
         key=document["key"],
         fingerprint=document["fingerprint"],
-        targets=targets_from_document(document["targets"]) if document.get("targets") else None,
+        targets=targets_from_document(document["targets"]) if "targets" in document else None,
         plan=[(number, named) for number, named in messages["plan"]] if document.get("isPlanned") else None,
         messages=tuple(Message(**message) for message in messages["messages"]),
         limits=limits_from_document(document["limits"]),

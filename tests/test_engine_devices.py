@@ -11,7 +11,7 @@ import pytest
 
 from puppetmaster.errors import Conflict, TooLarge
 from puppetmaster.models import JobSpec, Limits, Message, Request
-from puppetmaster.policies import Connection, Offline, RetryPolicy, Targets
+from puppetmaster.policies import Connection, Offline, Rate, RetryPolicy, Targets
 from puppetmaster.states import JobStatus, RequestStatus
 from tests.test_engine import START, Run
 
@@ -93,6 +93,16 @@ def test_what_a_job_is_to_look_up_outlives_a_restart() -> None:
     third = Run(directory=fleet)
     run.disk.restore(third.engine, again.engine.next_id, again.now)
     assert third.engine.jobs[job.id].total_count == 2
+
+
+def test_a_job_for_every_device_there_is_outlives_a_restart_too() -> None:
+    run = Run(directory=Fleet("a", "b"))
+    job = submit(run, replace(targeted(run, start_at=START + 10), targets=Targets()))
+    run.step()
+    run.restart()
+    assert run.sent(10) == ["a", "b"]
+    run.restart()
+    assert run.again(job).targets == Targets()
 
 
 def test_a_late_answer_is_told_from_an_unknown_one_though_ids_are_out_of_order() -> None:
@@ -336,6 +346,39 @@ def test_what_does_not_go_over_the_broker_takes_no_place_in_the_window() -> None
     assert run.sent() == []
     run.answer(out[2])
     assert run.sent() == ["b"]
+
+
+@pytest.mark.parametrize("offline", [None, *Offline])
+def test_neither_a_full_window_nor_a_broker_that_is_away_keeps_others_from_their_work(offline: Offline | None) -> None:
+    run = Run(directory=Fleet(off_broker=["p", "q"]), window=1)
+    run.job(["a"])
+    assert run.sent() == ["a"]
+    job = run.job(["b", "p"], ["p"], offline=offline)
+    (out,) = run.step()
+    assert out.destination == "p"
+    run.engine.link(False)
+    run.engine.know_who_is_away(False)
+    run.answer(out)
+    assert run.sent() == ["p"]
+    run.engine.hold(True)
+    run.job(["q"], offline=offline)
+    assert run.sent(SECOND) == []
+    run.engine.hold(False)
+    assert run.sent() == ["q"]
+    assert job.counts[S.CREATED] == 2
+
+
+def test_a_limit_counts_for_both_ways_together() -> None:
+    run = Run(directory=Fleet(off_broker=["p", "q"]))
+    job = run.job(["a", "b", "p", "q"], concurrency=1)
+    gone = []
+    while job.status is J.DISPATCHING:
+        (out,) = run.step()
+        gone.append(out.destination)
+        run.answer(out)
+    assert sorted(gone) == ["a", "b", "p", "q"]
+    run.job(["a", "b", "p", "q"], rate=Rate(per_minute=60.0))
+    assert [len(run.sent(SECOND)) for _ in range(5)] == [1, 1, 1, 1, 0]
 
 
 def test_a_destination_that_is_shared_gets_the_requests_of_several_jobs_at_once_but_of_one_job_in_order() -> None:
