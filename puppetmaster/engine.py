@@ -84,7 +84,7 @@ class Engine:
         """How many requests have ended since the start, by their status."""
         self._retention = retention or Retention()
         self._random = random or Random()
-        self._link_up = True
+        self._is_held = False
         self._effects = Effects()
         self._first_requests: list[int] = []
         """The id of the first request of every job that has any, in their order ..."""
@@ -357,8 +357,12 @@ class Engine:
                 self._stop_waiting(request)
 
     def link(self, up: bool) -> None:
-        """Tell whether the broker can be reached; nothing is sent while it can't."""
-        self._link_up = up
+        """Tell whether the broker can be reached; nothing is sent over it while it can't."""
+        self._window.has_link = up
+
+    def hold(self, held: bool) -> None:
+        """Have nothing sent, whichever way it goes, or let it go again."""
+        self._is_held = held
 
     def resend(self, only: Callable[[Request], bool] | None = None) -> int:
         """Send what is out once more, with its id: the broker, or the controller, may have lost its memory of it.
@@ -383,9 +387,9 @@ class Engine:
         for overdue in self._window.overdue(now):
             if overdue.is_out:  # an earlier one may have ended its job
                 self._time_out(overdue, now)
-        if self._link_up and self._in_doubt:
+        if self._in_doubt and self._window.has_link and not self._is_held:
             self.resend(frozenset(self._in_doubt).__contains__)
-        while self._link_up:
+        while not self._is_held:
             request = self._window.next_request(now)
             if request is not None:
                 self._send(request, now)
@@ -447,15 +451,15 @@ class Engine:
 
     def _restore_head(self, request: Request, now: float) -> None:
         if request.status in REQUEST_OUT:
-            self._window.enter(request, (request.sent_at or now) + request.message.timeout)
+            self._window.restore(request, (request.sent_at or now) + request.message.timeout)
         elif request.retry_at:
             self._at(request.retry_at, self._ready_again, request.id)
         elif request.attempt:
             # It may have left or not; while that is in doubt, nothing else may go to its destination.
-            self._window.enter(request, now + request.message.timeout)
+            self._window.restore(request, now + request.message.timeout)
             self._in_doubt.append(request)
         else:
-            request.job.ready.append(request)
+            self._window.line_up(request)
 
     # Jobs
 
@@ -495,7 +499,7 @@ class Engine:
             self.requests[request.id] = self._effects.requests[request.id] = request
         for request in _link(own):
             request.is_head = True
-            job.ready.append(request)
+            self._window.line_up(request)
         job.counts[RequestStatus.CREATED] = job.total_count
 
     def _register(self, job: Job) -> None:
@@ -598,7 +602,8 @@ class Engine:
 
     def _close(self, job: Job, now: float) -> None:
         job.finished_at = now
-        job.ready.clear()
+        for line in job.lines:
+            line.ready.clear()
         self._window.withdraw(job)
         # From here on its requests are read from the store.
         for request_id in job.request_ids:
@@ -680,7 +685,7 @@ class Engine:
         # Several timers may be waiting for it, from before a restart or an attempt.
         if request is not None and request.retry_at and request.retry_at <= now:
             request.retry_at = 0.0
-            request.job.ready.appendleft(request)
+            self._window.line_up(request, True)
             self._window.wake(request.job)
 
     def _fail(self, request: Request, now: float, code: int, data: Any, reason: str) -> None:
@@ -729,7 +734,7 @@ class Engine:
             following = self.requests.get(following.next_id)
         if following is not None:
             following.is_head = True
-            request.job.ready.append(following)
+            self._window.line_up(following)
             self._window.wake(request.job)
 
     def _send(self, request: Request, now: float) -> None:
@@ -795,7 +800,7 @@ class Engine:
 
     def _stop_waiting(self, request: Request) -> None:
         if not request.is_final:
-            request.job.ready.append(request)
+            self._window.line_up(request)
             self._window.wake(request.job)
 
     def _forget_absent(self, request: Request) -> None:

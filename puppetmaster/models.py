@@ -103,8 +103,8 @@ class Job:
     """The sum of its requests' progress."""
 
     # What only the engine uses, and what is not stored.
-    ready: deque[Request] = field(default_factory=deque)
-    """Requests whose turn it is."""
+    lines: tuple[Line, Line] = field(init=False)
+    """Requests whose turn it is: those that take no place in the window, and those that do."""
     out_count: int = 0
     next_send_at: float = 0.0
     """When its rate allows the next request."""
@@ -112,8 +112,9 @@ class Job:
     """The time that the engine last asked to be woken at for it."""
     deadline_timer: float = float("inf")
     """The same for its deadline; the earliest, if its limits change."""
-    runnable: bool = False
-    """Whether the scheduler has it in its ring."""
+
+    def __post_init__(self) -> None:
+        self.lines = (Line(self), Line(self))
 
     @property
     def is_final(self) -> bool:
@@ -169,6 +170,17 @@ def mean_progress(progress_sum: int, total_count: int, is_final: bool) -> int:
     return progress_sum // total_count if total_count else 100 * is_final
 
 
+@dataclass(slots=True, eq=False)
+class Line:
+    """Requests of a job that wait side by side: what holds up one of them holds up the others."""
+
+    job: Job
+    ready: deque[Request] = field(default_factory=deque)
+    """Those whose turn it is in their job."""
+    runnable: bool = False
+    """Whether the scheduler has it in a ring."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Request:
     """One message to one destination."""
@@ -203,11 +215,16 @@ class Request:
     is_out: bool = False
     """Whether it is on its way or worked on."""
     is_bounded: bool = False
-    """Whether it holds a place in the window while it is out."""
+    """Whether it goes over the broker, and so holds a place in the window while it is out."""
     is_alone: bool = False
     """Whether its destination gets no other one while it is out."""
     next_id: int = 0
     """The job's next request to the same destination; 0 means none."""
+
+    @property
+    def line(self) -> Line:
+        """Where it waits for its turn."""
+        return self.job.lines[self.is_bounded]
 
     @property
     def message(self) -> Message:

@@ -132,7 +132,6 @@ class Service:
         self._reader = reader
         self._outlet = outlet
         self._now = now
-        self._online = False
         self._work = asyncio.Event()
         self._saved_next_id = 0
         self._next_retire = 0.0
@@ -184,7 +183,7 @@ class Service:
         if self._cycle is None:
             return
         self._closing = True
-        self.link(False)
+        self._engine.hold(True)
         try:
             await asyncio.wait_for(self._cycle, 10.0)
         except asyncio.TimeoutError:
@@ -201,8 +200,7 @@ class Service:
 
     def link(self, up: bool) -> None:
         """The data plane's connection came or went."""
-        self._online = up
-        self._engine.link(up and not self.unavailable)
+        self._engine.link(up)
         self._work.set()
 
     def resend(self, only: Callable[[Request], bool] | None = None) -> int:
@@ -661,7 +659,7 @@ class Service:
         if reason != self.unavailable:
             logger.error("the store can't write: %s; new jobs are refused until it can", reason)
         self.unavailable = reason
-        self._engine.link(False)
+        self._engine.hold(True)
         for batch in unsaved:
             if not batch.saved.done():
                 self._revoke_created(batch)
@@ -679,7 +677,7 @@ class Service:
         if self.unavailable:
             logger.warning("the store can write again")
             self.unavailable = ""
-            self._engine.link(self._online)
+            self._engine.hold(self._closing)
             self._work.set()
 
     def _new_batch(self) -> _Batch:

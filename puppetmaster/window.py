@@ -2,6 +2,9 @@
 
 At most ``size`` requests are out over all jobs, at most one to each destination, for a device's controller locks its
 resources while it works. A job of a higher priority goes first; jobs of one priority take turns, a request each.
+
+What does not go over the broker waits in lines of its own: a window that is full of silent devices, or a broker that is
+away, must not keep this machine, or agents that poll, from their work.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from puppetmaster.directory import Directory, EmptyDirectory
-from puppetmaster.models import Job, Request
+from puppetmaster.models import Job, Line, Request
 from puppetmaster.states import JobStatus, RequestStatus
 
 MAX_WINDOW = 1000
@@ -21,6 +24,9 @@ RATE_CATCH_UP = 1.0
 """Seconds of a job's rate that may be made up for when the loop, or a full window, was late."""
 
 NEVER = float("inf")
+
+_Rings = dict[int, deque[Line]]
+"""By priority; the first of each ring has the turn."""
 
 
 class Window:
@@ -35,8 +41,10 @@ class Window:
         self.size = min(size, MAX_WINDOW)
         self.used = 0
         """How many places are taken; what does not go over the broker takes none."""
+        self.has_link = True
+        """Whether the broker can be reached."""
         self.knows_who_is_away = True
-        """Whether the directory is up to date."""
+        """Whether the directory is up to date on those that are reached over the broker."""
         self.absent: list[Request] = []
         """What had its turn while its device was away, or may have been, for the engine to decide on."""
         self._directory = directory or EmptyDirectory()
@@ -52,13 +60,23 @@ class Window:
         be; who is next stands last."""
         self._offers: dict[int, list[str]] = {}
         """Destinations that were offered to a job, by its id; some of them it may have used already."""
-        self._rings: dict[int, deque[Job]] = {}
-        """The jobs that may have something to send, by priority; the first of each has the turn."""
+        self._rings: tuple[_Rings, _Rings] = ({}, {})
+        """The lines of jobs that may have something to send: beside the broker, and over it."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more may go out."""
-        return self.used >= self.size
+    def line_up(self, request: Request, first: bool = False) -> None:
+        """It is a request's turn in its job; :meth:`wake` follows. The way that it would take now is the one that
+        counts."""
+        request.is_bounded = is_bounded = self._directory.is_bounded(request)
+        ready = request.job.lines[is_bounded].ready
+        if first:
+            ready.appendleft(request)
+        else:
+            ready.append(request)
+
+    def restore(self, request: Request, deadline: float) -> None:
+        """A request is out since an earlier life."""
+        request.is_bounded = self._directory.is_bounded(request)
+        self.enter(request, deadline)
 
     def enter(self, request: Request, deadline: float) -> None:
         """A request is out, until ``deadline`` at the latest."""
@@ -66,12 +84,11 @@ class Window:
         request.is_out = True
         request.job.out_count += 1
         self.out[request.id] = request
-        request.is_bounded = self._directory.is_bounded(request)
-        # After a restart two may be out to one destination: it had them by a way that it does not have any more.
-        request.is_alone = request.destination not in self.busy and not self._directory.is_shared(request)
         if request.is_bounded:
             self.used += 1
-        if request.is_alone:
+        # After a restart two may be out to one destination: it had them by a way that it does not have any more.
+        if request.destination not in self.busy and not self._is_shared(request):
+            request.is_alone = True
             self.busy[request.destination] = request
         self.next_expiry = min(self.next_expiry, deadline)
 
@@ -85,22 +102,32 @@ class Window:
         if request.is_bounded:
             self.used -= 1
         if request.is_alone:
+            request.is_alone = False
             del self.busy[request.destination]
             self._offer(request.destination)
         self.wake(request.job)
 
     def wake(self, job: Job) -> None:
         """Give a job its turn again, if it has something to send."""
-        if not job.runnable and job.ready and job.status is JobStatus.DISPATCHING:
-            job.runnable = True
-            self._rings.setdefault(job.limits.priority, deque()).append(job)
+        if job.status is not JobStatus.DISPATCHING:
+            return
+        beside, bounded = job.lines  # spelled out, for it is called at every answer
+        if bounded.ready and not bounded.runnable:
+            self._admit(bounded, self._rings[1])
+        if beside.ready and not beside.runnable:
+            self._admit(beside, self._rings[0])
+
+    def _admit(self, line: Line, rings: _Rings) -> None:
+        line.runnable = True
+        rings.setdefault(line.job.limits.priority, deque()).append(line)
 
     def withdraw(self, job: Job) -> None:
         """Take a job's turn away: it has ended, or its priority changes."""
         self._pass_on(job)
-        if job.runnable:
-            self._rings[job.limits.priority].remove(job)
-            job.runnable = False
+        for line, rings in zip(job.lines, self._rings, strict=True):
+            if line.runnable:
+                rings[job.limits.priority].remove(line)
+                line.runnable = False
 
     def reorder(self) -> None:
         """The priority of a job has changed: what waits for a destination may go in another order."""
@@ -111,22 +138,11 @@ class Window:
 
     def next_request(self, now: float) -> Request | None:
         """The request that goes next, if one may go now."""
-        if self.is_full:
-            return None
-        while self._rings:
-            priority = max(self._rings)
-            ring = self._rings[priority]
-            while ring:
-                job = ring[0]
-                request = self._take(job, now)
-                if request is not None:
-                    ring.rotate(-1)
-                    return request
-                ring.popleft()
-                job.runnable = False
-                self._pass_on(job)
-            del self._rings[priority]
-        return None
+        beside, bounded = self._rings
+        request = self._next_in(beside, now) if beside else None
+        if request is None and bounded and self.has_link and self.used < self.size:
+            request = self._next_in(bounded, now)
+        return request
 
     def overdue(self, now: float) -> list[Request]:
         """What has been out too long; the caller makes each of them leave. The window is small, so a scan is cheap."""
@@ -136,20 +152,37 @@ class Window:
         self.next_expiry = min(deadlines, default=NEVER)
         return [request for request in self.out.values() if request.deadline <= now]
 
-    def _take(self, job: Job, now: float) -> Request | None:
-        """The job's next request, if it may send one now; whatever forbids it wakes the job when it is over."""
+    def _next_in(self, rings: _Rings, now: float) -> Request | None:
+        while rings:
+            priority = max(rings)
+            ring = rings[priority]
+            while ring:
+                line = ring[0]
+                request = self._take(line, now)
+                if request is not None:
+                    ring.rotate(-1)
+                    return request
+                ring.popleft()
+                line.runnable = False
+                self._pass_on(line.job)
+            del rings[priority]
+        return None
+
+    def _take(self, line: Line, now: float) -> Request | None:
+        """A job's next request, if it may send one now; whatever forbids it wakes the job when it is over."""
+        job = line.job
         if job.status is not JobStatus.DISPATCHING:
             return None
         if job.limits.concurrency is not None and job.out_count >= job.limits.concurrency:
             return None
-        if job.limits.rate is not None and job.ready and job.next_send_at > now:
+        if job.limits.rate is not None and line.ready and job.next_send_at > now:
             if job.rate_timer != job.next_send_at:
                 job.rate_timer = job.next_send_at
                 self._wake_at(job.next_send_at, job.id)
             return None
-        while job.ready:
-            request = job.ready.popleft()
-            free = request.destination not in self.busy or self._directory.is_shared(request)
+        while line.ready:
+            request = line.ready.popleft()
+            free = request.destination not in self.busy or self._is_shared(request)
             if request.status is not RequestStatus.CREATED or request.is_out:
                 if free:
                     self._offer(request.destination)  # it may have been offered to this one
@@ -163,7 +196,12 @@ class Window:
         return None
 
     def _may_be_away(self, request: Request) -> bool:
-        return not self.knows_who_is_away or self._directory.is_offline(request.destination)
+        is_known = self.knows_who_is_away or not request.is_bounded
+        return not is_known or self._directory.is_offline(request.destination)
+
+    def _is_shared(self, request: Request) -> bool:
+        # Over the broker no destination is: that spares a question for most requests.
+        return not request.is_bounded and self._directory.is_shared(request)
 
     def _offer(self, destination: str) -> None:
         """A destination is free: wake the first that waits for it. To wake all would cost each of them a turn."""
@@ -172,9 +210,9 @@ class Window:
             request = waiting.pop()
             if request.is_final:
                 continue
-            request.job.ready.appendleft(request)
+            request.line.ready.appendleft(request)
             self.wake(request.job)
-            if request.job.runnable:
+            if request.line.runnable:
                 self._offers.setdefault(request.job.id, []).append(destination)
                 break
         if not waiting:

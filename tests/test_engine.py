@@ -304,7 +304,7 @@ def test_an_answer_wakes_one_of_those_that_wait_for_its_destination_and_not_all(
         [request] = run.step()
         order.append(request.job)
         run.answer(request)
-        assert sum(job.runnable for job in jobs) == (0 if request.job is jobs[-1] else 1)
+        assert sum(line.runnable for job in jobs for line in job.lines) == (0 if request.job is jobs[-1] else 1)
     assert order == jobs
 
 
@@ -1605,7 +1605,7 @@ def test_an_ended_job_leaves_nothing_behind_in_the_engine_but_itself() -> None:
         run.step(10.0)
     assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
     assert engine._window._offers == {}
-    assert not any(job.ready for job in engine.jobs.values())
+    assert not any(line.ready for job in engine.jobs.values() for line in job.lines)
     assert engine._timers == []
 
 

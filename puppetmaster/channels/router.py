@@ -33,7 +33,10 @@ class Router:
 
     def is_by_broker(self, request: Request) -> bool:
         """Whether a request goes over the broker."""
-        return self.channel(request) is None
+        for channel in self._channels:  # spelled out, for it is asked of every request
+            if channel.serves(request):
+                return False
+        return True
 
     def send(self, request: Request, attempt: int) -> None:
         """See Outlet."""
@@ -76,12 +79,9 @@ class Destinations:
         self._router = router
         self.find: Callable[[Targets, float], Sequence[str]] = devices.find
         self.is_offline: Callable[[str], bool] = devices.is_offline
+        self.is_bounded: Callable[[Request], bool] = router.is_by_broker
 
     def is_shared(self, request: Request) -> bool:
         """See Directory."""
         channel = self._router.channel(request)
         return channel is not None and channel.is_shared
-
-    def is_bounded(self, request: Request) -> bool:
-        """See Directory."""
-        return self._router.is_by_broker(request)
