@@ -5,7 +5,7 @@ The machine saves only what the effects tell it to, and restarts from that: a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -16,13 +16,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from puppetmaster import documents
 from puppetmaster.effects import Change, Verdict
 from puppetmaster.engine import Engine
-from puppetmaster.errors import Conflict, KeyConflict, RequestNotFound
+from puppetmaster.errors import Conflict, KeyConflict, RequestNotFound, TooLarge
 from puppetmaster.models import Job, JobSpec, Limits, Message, Request
-from puppetmaster.policies import AbortThreshold, Rate, Retention, RetryPolicy
+from puppetmaster.policies import AbortThreshold, Offline, Rate, Retention, RetryPolicy, Targets
 from puppetmaster.states import REQUEST_FINAL, REQUEST_OUT, JobStatus, RequestStatus
 from tests.test_engine import Disk
 
 DESTINATIONS = ("a", "b", "c", "d", "localhost")
+MAX_REQUESTS = 14
+ONE_BY_ONE, SIDE_BY_SIDE = "one by one", "side by side"
 FINAL = {status.value for status in REQUEST_FINAL}
 WAITS = (0.0, 0.0, 0.1, 1.0, 2.5, 10.0, 100.0)
 CODES = (200, 200, 200, 204, 400, 403, 404, 408, 423, 429, 500, 503)
@@ -45,8 +47,31 @@ limits = st.builds(
     rate=st.none() | rates,
     abort=st.none() | aborts,
     priority=st.sampled_from([10, 50, 90]),
+    offline=st.sampled_from([None, None, *Offline]),
 )
+named = st.lists(st.sampled_from(DESTINATIONS), max_size=2)
 picks = st.integers(0, 1_000)
+
+
+class Fleet:
+    """Who there is, who is away, and who is reached beside the broker: by channels that give their requests one by one,
+    or several side by side."""
+
+    def __init__(self) -> None:
+        self.offline: set[str] = set()
+        self.ways: dict[str, str] = {}
+
+    def find(self, targets: Targets, draw: float) -> Sequence[str]:
+        return [name for name in DESTINATIONS if name not in self.offline]
+
+    def is_offline(self, destination: str) -> bool:
+        return destination in self.offline
+
+    def is_shared(self, request: Request) -> bool:
+        return self.ways.get(request.destination) == SIDE_BY_SIDE
+
+    def is_bounded(self, request: Request) -> bool:
+        return request.destination not in self.ways
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -59,12 +84,15 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def begin(self, window: int, jobs_kept: int, jobs: list[tuple[list[list[str]], Limits, float | None]]) -> None:
         """Make an engine, with something to do."""
-        self.window = window
+        self.window = self.most_out = window
         self.retention = Retention(age=300.0, jobs=jobs_kept)
         self.now = 1_000.0
         self.link = True
+        self.known = True
+        self.held = False
         self.disk = Disk()
-        self.engine = Engine(window=window, retention=self.retention, random=Random(1))
+        self.fleet = Fleet()
+        self.engine = self.make(1)
         self.published: list[tuple[int, int, str]] = []
         self.ended: dict[int, bytes] = {}
         self.removed: set[int] = set()
@@ -72,7 +100,27 @@ class EngineMachine(RuleBasedStateMachine):
             self.submit(batch, wanted, start, None)
         self.tick(0.0)
 
+    def make(self, seed: int) -> Engine:
+        """A new engine."""
+        return Engine(
+            window=self.window,
+            retention=self.retention,
+            random=Random(seed),
+            directory=self.fleet,
+            max_requests=MAX_REQUESTS,
+        )
+
     # Callers
+
+    @rule(
+        batch=st.lists(named, min_size=1, max_size=3),
+        wanted=limits,
+        start=st.sampled_from([None, 4.0, 40.0]),
+        key=st.sampled_from([None, None, "x"]),
+    )
+    def submit_targeted(self, batch: list[list[str]], wanted: Limits, start: float | None, key: str | None) -> None:
+        """Make a job for whoever is there when it starts."""
+        self.submit(batch, wanted, start, key, Targets())
 
     @rule(
         batch=batches,
@@ -80,7 +128,14 @@ class EngineMachine(RuleBasedStateMachine):
         start=st.sampled_from([None, None, 0.0, 4.0, 40.0]),
         key=st.sampled_from([None, None, "x", "y"]),
     )
-    def submit(self, batch: list[list[str]], wanted: Limits, start: float | None, key: str | None) -> None:
+    def submit(
+        self,
+        batch: list[list[str]],
+        wanted: Limits,
+        start: float | None,
+        key: str | None,
+        targets: Targets | None = None,
+    ) -> None:
         """Make a job, or name one that exists by its key."""
         messages = [Message(method="get", resource="/", timeout=float(2 + 5 * n)) for n in range(len(batch))]
         spec = JobSpec(
@@ -89,19 +144,28 @@ class EngineMachine(RuleBasedStateMachine):
             limits=wanted,
             start_at=None if start is None else self.now + start,
             key=key,
-            fingerprint=str(batch),
+            fingerprint=f"{batch} {targets}",
+            targets=targets,
         )
         before = dict(self.engine.jobs)
         try:
+            if self.engine.job_of_key(key, spec.fingerprint) is None:
+                spec = self.engine.resolve(spec, self.now)
             job, created = self.engine.submit(spec, self.now)
         except KeyConflict as conflict:
             assert before[conflict.job_id].key == key
             assert self.engine.jobs == before
             return
+        except (Conflict, TooLarge):
+            assert targets is not None
+            assert self.engine.jobs == before
+            return
         assert created is (job.id not in before)
-        assert job.total_count == sum(map(len, batch))
+        assert targets is not None or job.total_count == sum(map(len, batch))
         if not created:
-            assert (job.key, job.fingerprint) == (key, str(batch))
+            assert (job.key, job.fingerprint) == (key, spec.fingerprint)
+        elif job.plan is not None:
+            assert job.total_count == 0
         self.settle()
 
     @precondition(lambda self: self.engine.jobs)
@@ -149,13 +213,13 @@ class EngineMachine(RuleBasedStateMachine):
     def cancel_request(self, pick: int, number: int) -> None:
         """A caller cancels one request, also one that has ended."""
         job = self.job(pick)
-        request_id = job.first_request + number % job.total_count
+        request_id = job.first_request + number % max(job.total_count, 1)
         request = self.engine.requests.get(request_id)
         before = documents.request_to_document(request) if request else None
         try:
             assert self.engine.cancel_request(request_id, self.now).status is RequestStatus.CANCELED
         except RequestNotFound:
-            assert job.is_final
+            assert job.is_final or not job.total_count
         except Conflict:
             assert request is not None
             assert documents.request_to_document(request) == before
@@ -236,7 +300,44 @@ class EngineMachine(RuleBasedStateMachine):
         self.link = up
         self.engine.link(up)
         if up and resend:
-            self.engine.resend()
+            self.engine.resend(self.fleet.is_bounded)
+        self.settle()
+
+    @rule(held=st.booleans())
+    def store_changes(self, held: bool) -> None:
+        """The store can't write, or can again."""
+        self.held = held
+        self.engine.hold(held)
+        self.settle()
+
+    # Devices
+
+    @rule(destination=st.sampled_from(DESTINATIONS), said=st.sampled_from(["online", "offline", "nothing"]))
+    def device_says(self, destination: str, said: str) -> None:
+        """A device comes or goes, or what it said is forgotten."""
+        if said == "offline":
+            self.fleet.offline.add(destination)
+        else:
+            self.fleet.offline.discard(destination)
+        if said == "online":
+            self.engine.online(destination, self.now)
+        self.settle()
+
+    @rule(known=st.booleans())
+    def know(self, known: bool) -> None:
+        """The connection on which devices speak comes or goes."""
+        self.known = known
+        self.engine.know_who_is_away(known)
+        self.settle()
+
+    @rule(destination=st.sampled_from(DESTINATIONS), way=st.sampled_from([None, ONE_BY_ONE, SIDE_BY_SIDE]))
+    def way_changes(self, destination: str, way: str | None) -> None:
+        """A destination gets another channel, whatever is out to it or waits for it."""
+        if way is None:
+            self.fleet.ways.pop(destination, None)
+        else:
+            self.fleet.ways[destination] = way
+        self.engine.resend(lambda request: request.destination == destination)
         self.settle()
 
     # Time
@@ -261,9 +362,13 @@ class EngineMachine(RuleBasedStateMachine):
         """The bundle is killed, and comes back after a while."""
         next_id = self.engine.next_id
         self.now += down
-        self.engine = Engine(window=self.window, retention=self.retention, random=Random(2))
+        self.held = False
+        self.engine = self.make(2)
         self.disk.restore(self.engine, next_id, self.now)
         self.engine.link(self.link)
+        self.engine.know_who_is_away(self.known)
+        # What was out beside the broker may go over it now.
+        self.most_out = max(self.window, self.engine._window.used)
         self.settle()
 
     # What the service does
@@ -279,13 +384,19 @@ class EngineMachine(RuleBasedStateMachine):
             assert job.reason
         for request, attempt in effects.sends:
             if request.is_out and request.attempt == attempt:
-                assert self.link
                 self.publish(request)
 
     def publish(self, request: Request) -> None:
         """Look at a request on its way out."""
         job = request.job
         assert not request.is_final
+        is_new = (request.id, request.attempt, request.destination) not in self.published
+        if is_new and request.status is RequestStatus.CREATED:
+            assert not self.held
+            assert self.link or not request.is_bounded
+            if job.limits.offline is not None:
+                assert request.destination not in self.fleet.offline
+                assert self.known or not request.is_bounded
         assert self.engine.requests[request.id] is request
         earlier = [self.engine.requests[request_id] for request_id in range(job.first_request, request.id)]
         assert all(other.is_final for other in earlier if other.destination == request.destination)
@@ -320,9 +431,14 @@ class EngineMachine(RuleBasedStateMachine):
     def nothing_waits_without_a_reason(self) -> None:
         """After a tick, whatever could be sent has been sent."""
         engine = self.engine
-        if not self.link or engine.out_count >= self.window:
+        assert not engine._window.absent
+        if self.held:
             return
-        busy = {request.destination for request in engine._window.out.values()}
+        closed = not self.link or engine._window.used >= self.window
+        absent = {request.id for waiting in engine._absent.values() for request in waiting}
+        undecided = {request.id for request in engine._undecided}
+        # What waits for a destination that gets one by one waits on, even if others have another way by now.
+        parked = {request.id for waiting in engine._window._parked.values() for request in waiting}
         for request in engine.requests.values():
             job = request.job
             if job.status is not JobStatus.DISPATCHING or request.status is not RequestStatus.CREATED:
@@ -330,7 +446,10 @@ class EngineMachine(RuleBasedStateMachine):
             held_back = (
                 request.is_out
                 or not request.is_head
-                or request.destination in busy
+                or (request.destination in engine._window.busy and request.id in parked)
+                or (closed and request.is_bounded)
+                or request.id in absent
+                or (request.id in undecided and not self.known)
                 or request.retry_at > self.now
                 or (job.limits.concurrency is not None and job.out_count >= job.limits.concurrency)
                 or (job.limits.rate is not None and job.next_send_at > self.now)
@@ -349,8 +468,10 @@ class EngineMachine(RuleBasedStateMachine):
                 progress += document.get("progress", 0)
             assert job.counts == found
             assert sum(found.values()) == job.total_count
-            assert job.progress == progress // job.total_count
-            ended = job.done_count == job.total_count
+            assert job.total_count == 0 or job.progress == progress // job.total_count
+            assert job.plan is None or job.total_count == 0
+            ended = job.is_final if job.total_count == 0 else job.done_count == job.total_count
+            assert job.total_count or job.is_final or job.plan is not None
             assert 0 <= job.progress <= 100
             assert job.is_final is ended is (job.progress == 100) is (job.finished_at is not None)
             assert (job.started_at is None) or job.status is not JobStatus.PENDING
@@ -394,10 +515,12 @@ class EngineMachine(RuleBasedStateMachine):
         """At most the window is out, one for each destination, and the books say the same."""
         engine = self.engine
         out = [request for request in engine.requests.values() if request.is_out]
-        assert len(out) == engine.out_count <= self.window
+        assert len(out) == engine.out_count
         assert {request.id: request for request in out} == engine._window.out
-        assert {request.destination: request for request in out} == engine._window.busy
-        assert len(engine._window.busy) == len(out)
+        bounded, alone = [sum(getattr(one, what) for one in out) for what in ("is_bounded", "is_alone")]
+        assert bounded == engine._window.used <= self.most_out
+        assert {one.destination: one for one in out if one.is_alone} == engine._window.busy
+        assert alone == len(engine._window.busy)
         for request in engine.requests.values():
             assert request.is_out or request.status not in REQUEST_OUT
             assert not (request.is_out and request.is_final)
@@ -409,21 +532,32 @@ class EngineMachine(RuleBasedStateMachine):
     def the_scheduler_keeps_its_books(self) -> None:
         """A job stands in a ring exactly when it is runnable; one head for each chain; nothing waits twice."""
         engine = self.engine
-        rings = [(priority, job) for priority, ring in engine._window._rings.items() for job in ring]
-        assert len({job.id for _, job in rings}) == len(rings)
-        assert {job.id for _, job in rings} == {job.id for job in engine.jobs.values() if job.runnable}
-        assert all(priority == job.limits.priority for priority, job in rings)
+        rings = [
+            (kind, priority, line)
+            for kind, rings in enumerate(engine._window._rings)
+            for priority, ring in rings.items()
+            for line in ring
+        ]
+        lines = {id(line) for job in engine.jobs.values() for line in job.lines if line.runnable}
+        assert len({id(line) for _, _, line in rings}) == len(rings)
+        assert {id(line) for _, _, line in rings} == lines
+        for kind, priority, line in rings:
+            assert line is line.job.lines[kind]
+            assert priority == line.job.limits.priority
         parked = [request.id for waiting in engine._window._parked.values() for request in waiting]
+        parked += [request.id for waiting in engine._absent.values() for request in waiting if not request.is_final]
+        parked += [request.id for request in engine._undecided if not request.is_final]
         for job in engine.jobs.values():
             if job.is_final:
-                assert not job.ready
+                assert not any(line.ready for line in job.lines)
                 continue
-            waiting = [request.id for request in job.ready]
+            assert all(one.is_bounded is bool(kind) for kind, line in enumerate(job.lines) for one in line.ready)
+            waiting = [request.id for line in job.lines for request in line.ready]
             waiting += [request_id for request_id in parked if request_id in job.request_ids]
             assert len(set(waiting)) == len(waiting)
-            if job.status is JobStatus.DISPATCHING and job.ready and job.limits.rate is None:
+            if job.status is JobStatus.DISPATCHING and job.limits.rate is None:
                 full = job.limits.concurrency is not None and job.out_count >= job.limits.concurrency
-                assert job.runnable or full
+                assert all(line.runnable or not line.ready or full for line in job.lines)
             heads: set[str] = set()
             for request_id in job.request_ids:
                 request = engine.requests[request_id]
@@ -435,7 +569,7 @@ class EngineMachine(RuleBasedStateMachine):
     def no_destination_is_waited_for_while_nobody_has_the_turn_at_it(self) -> None:
         """Where something waits and nothing is out, a job that has its turn was offered the destination."""
         window = self.engine._window
-        turns = {job.id for job in self.engine.jobs.values() if job.runnable}
+        turns = {job.id for job in self.engine.jobs.values() if any(line.runnable for line in job.lines)}
         offered = {destination for job_id in turns for destination in window._offers.get(job_id, ())}
         for destination, waiting in window._parked.items():
             assert destination in window.busy or destination in offered or all(one.is_final for one in waiting)
@@ -445,15 +579,19 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "engine"):
             return
         engine = self.engine
-        self.link = True
+        self.link, self.known, self.held = True, True, False
         engine.link(True)
+        engine.hold(False)
+        engine.know_who_is_away(True)
+        for destination in DESTINATIONS:
+            self.device_says(destination, "online")
         for job in list(engine.jobs.values()):
             if not job.is_final:
                 engine.resume(job.id, self.now)
         for _ in range(2_000):
             engine.tick(self.now)
             self.settle()
-            if not engine.requests:
+            if all(job.is_final for job in engine.jobs.values()):
                 break
             for request in list(engine._window.out.values()):
                 self.say(request.destination, request.id, 200, None)
@@ -464,6 +602,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert all(job.is_final for job in engine.jobs.values())
         assert (engine.requests, engine._window.out, engine._window.busy, engine._window._parked) == ({}, {}, {}, {})
         assert engine._window._offers == {}
+        assert (engine._window.used, engine._absent, engine._undecided, engine._returning) == (0, {}, [], {})
         self.counters_are_those_of_a_recount()
         self.the_disk_has_what_the_engine_knows()
         self.what_has_ended_never_changes()
@@ -505,6 +644,7 @@ class Dice:
             rate=rare(Rate(per_minute=pick([30.0, 120.0]), factor=pick([1.0, 2.0]))),
             abort=rare(AbortThreshold(error_percent=pick([20.0, 60.0]), minimum=self.random.randint(1, 4))),
             priority=pick([10, 50, 90]),
+            offline=pick([None, None, None, *Offline]),
         )
 
     def batch(self) -> list[list[str]]:
@@ -527,6 +667,11 @@ class Dice:
             (2, life.retire),
             (2, lambda: life.restart(pick([0.0, 3.0]))),
             (1, lambda: life.link_changes(pick([True, True, False]), pick([True, False]))),
+            (1, lambda: life.store_changes(pick([True, False, False, False]))),
+            (4, lambda: life.device_says(pick(DESTINATIONS), pick(["online", "online", "offline", "nothing"]))),
+            (1, lambda: life.know(pick([True, True, False]))),
+            (1, lambda: life.way_changes(pick(DESTINATIONS), pick([None, ONE_BY_ONE, SIDE_BY_SIDE]))),
+            (2, lambda: life.submit_targeted([[], []], self.limits(), pick([None, 4.0, 40.0]), pick([None, "x"]))),
             (1, lambda: life.answer_too_much(pick(DESTINATIONS))),
             (1, lambda: life.answer_something_else(pick(DESTINATIONS), number % 40, pick(CODES))),
         ]
