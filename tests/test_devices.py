@@ -575,9 +575,12 @@ def test_a_hundred_thousand_devices_are_looked_through_in_no_time() -> None:
         devices.presence(f"device-{number:06d}", {**BERLIN, "labels": {"site": str(number % 100)}}, 1.0)
     targets = Targets(labels={"site": ("7",)}, facts={"version": ("1.2",)}, connection=frozenset({Connection.ONLINE}))
     assert len(devices.find(targets, 0.0)) == 1000  # the first look sorts
-    begun = time.perf_counter()
-    devices.find(targets, 0.0)
-    assert time.perf_counter() - begun < 0.25
+    best = float("inf")
+    for _ in range(5):
+        begun = time.perf_counter()
+        devices.find(targets, 0.0)
+        best = min(best, time.perf_counter() - begun)
+    assert best < 0.15
 
 
 # On disk

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 MAX_DEVICES = 200_000
 """How many devices are kept: whoever may publish anywhere could make up names without an end."""
 
-LOOK_CHUNK = 2000
+LOOK_CHUNK = 1000
 """Devices that a query looks at before the loop gets a turn: one to two milliseconds."""
 
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -233,7 +233,7 @@ class Devices:
 
     def find(self, targets: Targets, draw: float) -> Sequence[str]:
         """The devices that are meant, in the order of their names; ``draw`` seeds the choice of a sample."""
-        found = [name for name in self._ordered() if _is_meant(self._devices[name], targets)]
+        found = self._meant(targets)
         size = len(found)
         if targets.sample_percent is not None:
             # Not quite rounded up: 10 % of 70 is 7.000000000000001 for a computer.
@@ -243,6 +243,20 @@ class Devices:
         if size >= len(found):
             return found
         return [found[place] for place in sorted(random.Random(draw).sample(range(len(found)), size))]
+
+    def _meant(self, targets: Targets) -> list[str]:
+        # One list after the other: a call for each of 100,000 devices would take five times as long.
+        devices, found = self._devices, self._ordered()
+        if targets.connection is not None:
+            connections = targets.connection
+            found = [name for name in found if devices[name].connection in connections]
+        for label, values in targets.labels.items():
+            wanted = frozenset(values)
+            found = [name for name in found if devices[name].labels.get(label) in wanted]
+        for fact, values in targets.facts.items():
+            wanted = frozenset(values)
+            found = [name for name in found if _fact(devices[name], fact) in wanted]
+        return found
 
     def is_offline(self, destination: str) -> bool:
         """Whether a device is known to be away."""
@@ -392,16 +406,6 @@ def _check(ident: str) -> None:
         raise InvalidDocument([Fault("id", fault)])
 
 
-def _is_meant(device: Device, targets: Targets) -> bool:
-    if device.id == LOCALHOST:
-        return False  # "reboot them all" does not mean the machine that says it; it can be named
-    if targets.connection is not None and device.connection not in targets.connection:
-        return False
-    for name, values in targets.labels.items():
-        if device.labels.get(name) not in values:
-            return False
-    for name, values in targets.facts.items():
-        fact = device.facts.get(name)
-        if fact is None or fact_text(fact) not in values:
-            return False
-    return True
+def _fact(device: Device, name: str) -> str | None:
+    value = device.facts.get(name)
+    return value if value is None or isinstance(value, str) else fact_text(value)
