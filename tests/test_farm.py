@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from puppetmaster.effects import Change, Verdict
 from puppetmaster.errors import Conflict, Forbidden, InvalidDocument, StoreUnavailable
@@ -22,6 +24,7 @@ from puppetmaster.farm.documents import (
     read_worker_change,
 )
 from puppetmaster.farm.farm import AGAIN, AT_WORK, MAX_FAILURES, MAX_GONE, MAX_LOSSES
+from puppetmaster.farm.offers import Offer, Offers, bounded_priority
 from puppetmaster.farm.tasks import TASKS, TaskNotFound
 from puppetmaster.farm.work import WORK
 from puppetmaster.models import Job, Limits, Message, Request
@@ -80,8 +83,8 @@ class Post:
 class Bench:
     """A farm with all around it."""
 
-    def __init__(self, store: MemoryStore | None = None, post: Post | None = None) -> None:
-        self.now = 1_000.0
+    def __init__(self, store: MemoryStore | None = None, post: Post | None = None, now: float = 1_000.0) -> None:
+        self.now = now
         self.store = store or MemoryStore()
         self.post = post or Post()
         self.farm = self.post.farm = Farm(
@@ -91,8 +94,7 @@ class Bench:
     async def restart(self) -> Bench:
         """What a kill leaves: what was committed, and what the engine has."""
         await self.farm.close()
-        bench = Bench(self.store.reopen(), self.post)
-        bench.now = self.now
+        bench = Bench(self.store.reopen(), self.post, self.now)
         bench.farm.start(bench.post)
         return bench
 
@@ -128,8 +130,8 @@ class Bench:
         return await self.farm.register(read_registration({"hostname": name}), "192.0.2.1")
 
     async def take(self, worker: Worker) -> int | None:
-        given = await self.farm.give(worker)
-        return None if given is None else given[0].id
+        found = await self.farm.give(worker)
+        return None if found is None else found[0].id
 
     async def report(self, worker: Worker, work: int, status: str = "rendering", **more: Any) -> None:
         await self.farm.report(worker, work, read_task_change({"status": status, **more}))
@@ -169,7 +171,7 @@ def test_the_highest_priority_goes_first_and_of_those_the_oldest() -> None:
     async def main(bench: Bench) -> None:
         for task_id, priority in ((100, 50), (200, 90), (300, 50), (400, 90)):
             bench.task(task_id, priority=priority)
-        bench.farm.priorities[300] = 50
+        bench.farm.offers.prioritize(300, 50)
         workers = [await bench.worker(f"w{number}") for number in range(5)]
         assert [await bench.take(worker) for worker in workers] == [201, 401, 101, 301, None]
 
@@ -179,8 +181,10 @@ def test_the_highest_priority_goes_first_and_of_those_the_oldest() -> None:
 def test_priorities_beyond_those_of_jobs_count_until_the_job_has_another() -> None:
     async def main(bench: Bench) -> None:
         (low,), (high,), (changed,) = (bench.task(task, priority=100) for task in (100, 200, 300))
-        bench.farm.priorities.update({100: 100, 200: 1000, 300: 5000})
+        for task_id, priority in ((100, 100), (200, 1000), (300, 5000)):
+            bench.farm.offers.prioritize(task_id, priority)
         changed.job.limits = Limits(priority=3)
+        bench.farm.offers.rank(300)
         workers = [await bench.worker(f"w{number}") for number in range(3)]
         assert [await bench.take(worker) for worker in workers] == [high.id, low.id, changed.id]
 
@@ -191,8 +195,8 @@ def test_the_chunks_of_a_task_go_in_their_order_and_each_once() -> None:
     async def main(bench: Bench) -> None:
         chunks = bench.task(100, chunks=20)
         workers = [await bench.worker(f"w{number}") for number in range(21)]
-        given = await asyncio.gather(*map(bench.take, workers))
-        assert given == [*(chunk.id for chunk in chunks), None]
+        taken = await asyncio.gather(*map(bench.take, workers))
+        assert taken == [*(chunk.id for chunk in chunks), None]
         assert bench.post.accepted_attempts == [(chunk.id, 1) for chunk in chunks]
 
     started(main)
@@ -205,6 +209,42 @@ def test_who_asks_again_gets_the_same_chunk() -> None:
         assert [await bench.take(worker) for _ in range(3)] == [101, 101, 101]
 
     started(main)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "withdraw", "forget", "prioritize", "limit"]), st.integers(1, 4),
+                          st.integers(-5, 205)), max_size=60))  # fmt: skip
+def test_the_order_is_always_that_of_the_priorities(steps: list[tuple[str, int, int]]) -> None:
+    offers, priorities = Offers(), dict[int, int]()
+    jobs = {task: Bench().task(task * 100, chunks=3) for task in range(1, 5)}
+    out: set[Request] = set()
+    for what, task, number in steps:
+        chunk = jobs[task][number % 3]
+        if what == "put":
+            offers.put(Offer(chunk, 1, None))  # type: ignore[arg-type]
+            out.add(chunk)
+        elif what == "withdraw":
+            offers.withdraw(chunk)
+            out.discard(chunk)
+        elif what == "forget":
+            offers.forget(task * 100)
+            out -= set(jobs[task])
+            priorities.pop(task, None)
+        elif what == "prioritize":
+            offers.prioritize(task * 100, number)
+            priorities[task] = number
+        else:
+            chunk.job.limits = Limits(priority=bounded_priority(number))
+            offers.rank(task * 100)
+
+        def rank(task: int) -> tuple[int, int]:
+            own = jobs[task][0].job.limits.priority
+            given = priorities.get(task, own)
+            return -(given if bounded_priority(given) == own else own), task
+
+        assert len(offers) == len(out)
+        listed = {job.id // 100: {offer.request for offer in some} for job, some in offers}
+        assert list(listed) == sorted({request.job.id // 100 for request in out}, key=rank)
+        assert set().union(*listed.values()) == out
 
 
 @pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.CANCELED])
@@ -226,7 +266,7 @@ def test_what_moved_on_meanwhile_is_not_given() -> None:
         ended.is_out, again.attempt = False, 2
         worker = await bench.worker("a")
         assert await bench.take(worker) == good.id
-        assert bench.farm.waiting == 0
+        assert len(bench.farm.offers) == 0
 
     started(main)
 

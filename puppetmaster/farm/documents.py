@@ -20,7 +20,7 @@ from puppetmaster.fields import encodable
 from puppetmaster.job_document import parse
 
 MAX_NAME = 128
-MAX_ACTIVITY = 4096
+MAX_ACTIVITY = 1024
 MAX_OUTPUT = 256 * 1024
 """Characters of the output in one report that are read; the rest before them is dropped."""
 

@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -25,10 +24,11 @@ import orjson
 from puppetmaster.channels.port import Post
 from puppetmaster.errors import Conflict, Forbidden, PuppetmasterError, StoreUnavailable
 from puppetmaster.farm.documents import MAX_ACTIVITY, Identity, Registration, TaskChange, Word, WorkerChange, clean
+from puppetmaster.farm.offers import Offer, Offers
 from puppetmaster.farm.plugins import Plugins
 from puppetmaster.farm.work import MAX_LOG, WORK, Given, Work, from_document, is_farm_destination, to_document
 from puppetmaster.farm.workers import DEFAULT_PORT, Worker, Workers, whole
-from puppetmaster.models import Job, Request
+from puppetmaster.models import Request
 from puppetmaster.states import JobStatus
 from puppetmaster.store.port import Store
 from puppetmaster.wire import Answer
@@ -49,7 +49,7 @@ AGAIN, RESOLVED, FAILED, REFUSED, AT_WORK = 503, 200, 500, 400, 102
 RETRY = {"limit": 1000, "delay": 0.05, "factor": 1, "maxDelay": 0.05, "jitter": 0, "on": [AGAIN]}
 """The retry of a task's job: who may try again is decided here."""
 
-MAX_SHOWN_LOG = 4096
+MAX_SHOWN_LOG = 2048
 """Characters of what a worker sent last that are shown with it: all workers are in one list."""
 
 MAX_GONE = 10_000
@@ -67,23 +67,12 @@ class FarmPost(Post, Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class _Offer:
-    """A chunk that a worker may have."""
-
-    request: Request
-    attempt: int
-    given: Given
-
-
 class Farm:
     """The workers, and what they do. All of it is for the loop.
 
     :param now: the time, in seconds since 1970.
     :param patience: seconds without a call of a worker until its chunk goes to another.
     """
-
-    is_shared = True
 
     def __init__(
         self, *, store: Store, now: Callable[[], float], plugins: Plugins, patience: float = PATIENCE
@@ -93,13 +82,11 @@ class Farm:
         self._store = store
         self._now = now
         self._plugins = plugins
-        self.priorities: dict[int, int] = {}
-        """What the makers of tasks gave as their priorities, by task: a job's go to 100 only."""
+        self.offers = Offers()
+        """The chunks that nobody has."""
         self.offered: Callable[[Request], None] = lambda request: None
         """Is told of every chunk that is on offer."""
         self._post: FarmPost | None = None
-        self._offers: dict[int, dict[int, _Offer]] = {}
-        """By task and chunk."""
         self._work = {work_id: from_document(work_id, document) for work_id, document in store.scan(WORK)}
         self._of_task: dict[int, set[int]] = {}
         for work in self._work.values():
@@ -153,19 +140,14 @@ class Farm:
             self._answer_later(request.destination, request.id, REFUSED, {"message": str(error)})
             return
         self.offered(request)
-        self._offers.setdefault(request.job.id, {})[request.id] = _Offer(request, attempt, given)
+        self.offers.put(Offer(request, attempt, given))
 
     def abort(self, request: Request) -> None:
         """Take a chunk back from whoever has it."""
-        self._withdraw(request.job.id, request.id)
+        self.offers.withdraw(request)
         work = self._work.get(request.id)
         if work is not None and work.is_held:
             self._take_away(work, f"task {work.id} was called off: {request.reason}")
-
-    @property
-    def waiting(self) -> int:
-        """How many chunks are on offer."""
-        return sum(map(len, self._offers.values()))
 
     # Workers
 
@@ -320,7 +302,7 @@ class Farm:
 
     def forget_task(self, task_id: int) -> None:
         """A task was removed: whoever is at a chunk of it is told so when it calls."""
-        self._offers.pop(task_id, None)
+        self.offers.forget(task_id)
         gone = self._of_task.pop(task_id, set())
         for work_id in gone:
             work = self._work.pop(work_id)
@@ -337,26 +319,19 @@ class Farm:
 
     # Inside: giving
 
-    def _best_offer(self, worker: Worker) -> _Offer | None:
+    def _best_offer(self, worker: Worker) -> Offer | None:
         """The first of the most urgent task that has one for this worker."""
-        jobs = [(next(iter(offers.values())).request.job, offers) for offers in self._offers.values() if offers]
-        jobs.sort(key=lambda found: (-self._priority(found[0]), found[0].id))
         others = self._others(worker)
-        for job, offers in jobs:
+        for job, offers in self.offers:
             if job.status is not JobStatus.DISPATCHING:
                 continue
-            for offer in list(offers.values()):
+            for offer in offers:
                 request = offer.request
                 if not request.is_out or request.attempt != offer.attempt:
-                    self._withdraw(job.id, request.id)
+                    self.offers.withdraw(request)
                 elif self._may_have(worker, request.id, others):
                     return offer
         return None
-
-    def _priority(self, job: Job) -> int:
-        given = self.priorities.get(job.id)
-        # The job's own counts: it may have been changed by another edge.
-        return given if given is not None and bounded_priority(given) == job.limits.priority else job.limits.priority
 
     def _others(self, worker: Worker) -> list[int]:
         """Workers that could do what this one failed at; no more of them than may have failed as well."""
@@ -369,9 +344,9 @@ class Farm:
             return True
         return all(other in work.failures for other in others)
 
-    def _hand_over(self, offer: _Offer, worker: Worker) -> Work:
+    def _hand_over(self, offer: Offer, worker: Worker) -> Work:
         request = offer.request
-        self._withdraw(request.job.id, request.id)
+        self.offers.withdraw(request)
         work = self._work.get(request.id)
         if work is None:
             work = Work(id=request.id, task=request.job.id, destination=request.destination)
@@ -552,13 +527,6 @@ class Farm:
             worker.work = None
             self.workers.save(worker)
 
-    def _withdraw(self, task_id: int, work_id: int) -> None:
-        offers = self._offers.get(task_id)
-        if offers is not None:
-            offers.pop(work_id, None)
-            if not offers:
-                del self._offers[task_id]
-
     def _save(self, work: Work) -> None:
         if work.id in self._work:
             self._store.put(WORK, {work.id: to_document(work)})
@@ -608,11 +576,6 @@ class Farm:
 
 def _port(registration: Registration) -> int:
     return DEFAULT_PORT if registration.port is None else registration.port
-
-
-def bounded_priority(priority: int) -> int:
-    """A priority as jobs have it, 0 to 100."""
-    return max(0, min(100, priority))
 
 
 def _note(worker: Worker, activity: str | None, log: str | None, time_cost: float | None) -> None:

@@ -13,7 +13,8 @@ from puppetmaster.effects import Change
 from puppetmaster.errors import Conflict, Fault, Forbidden, InvalidDocument, NotFound
 from puppetmaster.farm.compilers import Chunk
 from puppetmaster.farm.documents import NewTask, TaskChange, Word, clean
-from puppetmaster.farm.farm import RETRY, Farm, bounded_priority
+from puppetmaster.farm.farm import RETRY, Farm
+from puppetmaster.farm.offers import bounded_priority
 from puppetmaster.farm.plugins import Plugins
 from puppetmaster.farm.work import Given, Work, destination_of
 from puppetmaster.farm.workers import Worker
@@ -97,7 +98,8 @@ class Tasks:
         self._storages = Counter(map(self.storage_of, self._tasks))
         # Numbers whose files came for a task that is just being made.
         self._expected: Counter[int] = Counter()
-        farm.priorities.update((task_id, task.priority) for task_id, task in self._tasks.items())
+        for task_id, task in self._tasks.items():
+            farm.offers.prioritize(task_id, task.priority)
         for task_id in [task_id for task_id in self._tasks if not service.has_job(task_id)]:
             self._forget(task_id)
         farm.keep_tasks(service.has_job)
@@ -122,8 +124,8 @@ class Tasks:
         :raises Conflict: when too much waits already.
         """
         self._check_names(new)
-        if self._farm.waiting >= MAX_WAITING:
-            raise Conflict(f"{self._farm.waiting} chunks of tasks wait for workers already: that is too many")
+        if len(self._farm.offers) >= MAX_WAITING:
+            raise Conflict(f"{len(self._farm.offers)} chunks of tasks wait for workers already: that is too many")
         settings = _checked_settings(new.settings or {})
         parser, chunks = await self._plugins.compile(new.type, settings)
         task = _task(new, settings, new.parser or parser, chunks)
@@ -288,7 +290,7 @@ class Tasks:
             self._storages[self.storage_of(task_id)] -= 1
         self._tasks[task_id] = task
         self._storages[self.storage_of(task_id)] += 1
-        self._farm.priorities[task_id] = task.priority
+        self._farm.offers.prioritize(task_id, task.priority)
         self._store.put(TASKS, {task_id: asdict(task)})
 
     def _forget(self, task_id: int) -> None:
@@ -296,7 +298,7 @@ class Tasks:
         del self._tasks[task_id]
         self._storages[storage] -= 1
         self._let_go(storage)
-        self._farm.priorities.pop(task_id, None)
+        self._farm.offers.forget(task_id)
         self._store.remove(TASKS, [task_id])
 
     def _let_go(self, storage: int) -> None:
@@ -306,9 +308,13 @@ class Tasks:
             self._unneeded(storage)
 
     def _heard(self, change: Change, job_id: int, document: Document | None) -> None:
-        if change is Change.REMOVED and job_id in self._tasks:
+        if job_id not in self._tasks:
+            return
+        if change is Change.REMOVED:
             self._farm.forget_task(job_id)
             self._forget(job_id)
+        else:
+            self._farm.offers.rank(job_id)
 
     def _view(self, task_id: int, task: Task, job: Document) -> Document:
         work = self._farm.work_of_task(task_id)
