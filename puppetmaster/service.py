@@ -184,6 +184,7 @@ class Service:
             return
         self._closing = True
         self._engine.hold(True)
+        self._work.set()
         try:
             await asyncio.wait_for(self._cycle, 10.0)
         except asyncio.TimeoutError:
