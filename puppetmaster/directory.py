@@ -23,12 +23,9 @@ class Directory(Protocol):
         """Whether it is known to be away; what nobody has ever heard of may be there."""
         ...
 
-    def is_shared(self, request: Request) -> bool:
-        """Whether a request may be out beside others to its destination."""
-        ...
-
     def is_bounded(self, request: Request) -> bool:
-        """Whether a request takes a place in the window, which keeps the broker's queues from overflowing."""
+        """Whether a request takes a place in the window, which keeps the broker's queues from overflowing, and has its
+        destination alone. The others may be out in any number, several to one destination too."""
         ...
 
 
@@ -41,10 +38,6 @@ class EmptyDirectory:
 
     def is_offline(self, destination: str) -> bool:
         """Think of everybody as there."""
-        return False
-
-    def is_shared(self, request: Request) -> bool:
-        """Let a destination have one request at a time."""
         return False
 
     def is_bounded(self, request: Request) -> bool:

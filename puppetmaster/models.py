@@ -217,7 +217,7 @@ class Request:
     is_bounded: bool = False
     """Whether it goes over the broker, and so holds a place in the window while it is out."""
     is_alone: bool = False
-    """Whether its destination gets no other one while it is out."""
+    """Whether its destination gets no other one over the broker while it is out."""
     next_id: int = 0
     """The job's next request to the same destination; 0 means none."""
 

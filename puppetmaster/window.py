@@ -3,8 +3,8 @@
 At most ``size`` requests are out over all jobs, at most one to each destination, for a device's controller locks its
 resources while it works. A job of a higher priority goes first; jobs of one priority take turns, a request each.
 
-What does not go over the broker waits in lines of its own: a window that is full of silent devices, or a broker that is
-away, must not keep this machine, or agents that poll, from their work.
+What does not go over the broker waits in lines of its own, and for none of that: a window that is full of silent
+devices, or a broker that is away, must not keep this machine, or agents that poll, from their work.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Window:
         if request.is_bounded:
             self.used += 1
         # After a restart two may be out to one destination: it had them by a way that it does not have any more.
-        if request.destination not in self.busy and not self._is_shared(request):
+        if request.is_bounded and request.destination not in self.busy:
             request.is_alone = True
             self.busy[request.destination] = request
         self.next_expiry = min(self.next_expiry, deadline)
@@ -182,7 +182,7 @@ class Window:
             return None
         while line.ready:
             request = line.ready.popleft()
-            free = request.destination not in self.busy or self._is_shared(request)
+            free = not request.is_bounded or request.destination not in self.busy
             if request.status is not RequestStatus.CREATED or request.is_out:
                 if free:
                     self._offer(request.destination)  # it may have been offered to this one
@@ -198,10 +198,6 @@ class Window:
     def _may_be_away(self, request: Request) -> bool:
         is_known = self.knows_who_is_away or not request.is_bounded
         return not is_known or self._directory.is_offline(request.destination)
-
-    def _is_shared(self, request: Request) -> bool:
-        # Over the broker no destination is: that spares a question for most requests.
-        return not request.is_bounded and self._directory.is_shared(request)
 
     def _offer(self, destination: str) -> None:
         """A destination is free: wake the first that waits for it. To wake all would cost each of them a turn."""

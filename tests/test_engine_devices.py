@@ -34,9 +34,6 @@ class Fleet:
     def is_offline(self, destination: str) -> bool:
         return destination in self.offline
 
-    def is_shared(self, request: Request) -> bool:
-        return request.destination in self.off_broker
-
     def is_bounded(self, request: Request) -> bool:
         return request.destination not in self.off_broker
 

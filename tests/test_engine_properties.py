@@ -24,7 +24,6 @@ from tests.test_engine import Disk
 
 DESTINATIONS = ("a", "b", "c", "d", "localhost")
 MAX_REQUESTS = 14
-ONE_BY_ONE, SIDE_BY_SIDE = "one by one", "side by side"
 FINAL = {status.value for status in REQUEST_FINAL}
 WAITS = (0.0, 0.0, 0.1, 1.0, 2.5, 10.0, 100.0)
 CODES = (200, 200, 200, 204, 400, 403, 404, 408, 423, 429, 500, 503)
@@ -54,12 +53,11 @@ picks = st.integers(0, 1_000)
 
 
 class Fleet:
-    """Who there is, who is away, and who is reached beside the broker: by channels that give their requests one by one,
-    or several side by side."""
+    """Who there is, who is away, and who is reached beside the broker."""
 
     def __init__(self) -> None:
         self.offline: set[str] = set()
-        self.ways: dict[str, str] = {}
+        self.beside: set[str] = set()
 
     def find(self, targets: Targets, draw: float) -> Sequence[str]:
         return [name for name in DESTINATIONS if name not in self.offline]
@@ -67,11 +65,8 @@ class Fleet:
     def is_offline(self, destination: str) -> bool:
         return destination in self.offline
 
-    def is_shared(self, request: Request) -> bool:
-        return self.ways.get(request.destination) == SIDE_BY_SIDE
-
     def is_bounded(self, request: Request) -> bool:
-        return request.destination not in self.ways
+        return request.destination not in self.beside
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -330,13 +325,13 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.know_who_is_away(known)
         self.settle()
 
-    @rule(destination=st.sampled_from(DESTINATIONS), way=st.sampled_from([None, ONE_BY_ONE, SIDE_BY_SIDE]))
-    def way_changes(self, destination: str, way: str | None) -> None:
+    @rule(destination=st.sampled_from(DESTINATIONS), beside=st.booleans())
+    def way_changes(self, destination: str, beside: bool) -> None:
         """A destination gets another channel, whatever is out to it or waits for it."""
-        if way is None:
-            self.fleet.ways.pop(destination, None)
+        if beside:
+            self.fleet.beside.add(destination)
         else:
-            self.fleet.ways[destination] = way
+            self.fleet.beside.discard(destination)
         self.engine.resend(lambda request: request.destination == destination)
         self.settle()
 
@@ -437,7 +432,7 @@ class EngineMachine(RuleBasedStateMachine):
         closed = not self.link or engine._window.used >= self.window
         absent = {request.id for waiting in engine._absent.values() for request in waiting}
         undecided = {request.id for request in engine._undecided}
-        # What waits for a destination that gets one by one waits on, even if others have another way by now.
+        # What waits for a destination that something is out to over the broker waits on, if it has another way by now.
         parked = {request.id for waiting in engine._window._parked.values() for request in waiting}
         for request in engine.requests.values():
             job = request.job
@@ -670,7 +665,7 @@ class Dice:
             (1, lambda: life.store_changes(pick([True, False, False, False]))),
             (4, lambda: life.device_says(pick(DESTINATIONS), pick(["online", "online", "offline", "nothing"]))),
             (1, lambda: life.know(pick([True, True, False]))),
-            (1, lambda: life.way_changes(pick(DESTINATIONS), pick([None, ONE_BY_ONE, SIDE_BY_SIDE]))),
+            (1, lambda: life.way_changes(pick(DESTINATIONS), pick([True, False]))),
             (2, lambda: life.submit_targeted([[], []], self.limits(), pick([None, 4.0, 40.0]), pick([None, "x"]))),
             (1, lambda: life.answer_too_much(pick(DESTINATIONS))),
             (1, lambda: life.answer_something_else(pick(DESTINATIONS), number % 40, pick(CODES))),

@@ -30,9 +30,6 @@ class Fleet:
     def is_offline(self, destination: str) -> bool:
         return destination in self.offline
 
-    def is_shared(self, request: Request) -> bool:
-        return False
-
     def is_bounded(self, request: Request) -> bool:
         return True
 

@@ -23,8 +23,6 @@ TUNNEL = "local"
 class Local:
     """The channel of ``localhost`` for what an agent serves; all else goes to the bundles beside us."""
 
-    is_shared = True
-
     def __init__(self, post: Post, worker: Worker) -> None:
         self._post = post
         self._worker = worker

@@ -11,10 +11,10 @@ from puppetmaster.wire import Answer
 
 
 class Channel(Protocol):
-    """A way to some destinations. All on the loop; no method blocks or raises."""
+    """A way to some destinations. All on the loop; no method blocks or raises.
 
-    is_shared: bool
-    """Whether a destination may have several requests of different jobs at once."""
+    A destination may have several requests of different jobs at once.
+    """
 
     def serves(self, request: Request) -> bool:
         """Whether a request goes this way. Asked several times for each request, so it is quick."""

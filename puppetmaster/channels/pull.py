@@ -19,8 +19,6 @@ class Pull:
     given and asks for more meanwhile, and one task that it never answers must not keep all others from it.
     """
 
-    is_shared = True
-
     def __init__(self, post: Post) -> None:
         self.members: set[str] = set()
         """The destinations that fetch."""

@@ -33,10 +33,7 @@ class Router:
 
     def is_by_broker(self, request: Request) -> bool:
         """Whether a request goes over the broker."""
-        for channel in self._channels:  # spelled out, for it is asked of every request
-            if channel.serves(request):
-                return False
-        return True
+        return self.channel(request) is None
 
     def send(self, request: Request, attempt: int) -> None:
         """See Outlet."""
@@ -75,13 +72,6 @@ class Destinations:
     """What the engine asks about destinations (a Directory): the registry knows who they are, the router how to go."""
 
     def __init__(self, devices: Devices, router: Router) -> None:
-        self._devices = devices
-        self._router = router
         self.find: Callable[[Targets, float], Sequence[str]] = devices.find
         self.is_offline: Callable[[str], bool] = devices.is_offline
         self.is_bounded: Callable[[Request], bool] = router.is_by_broker
-
-    def is_shared(self, request: Request) -> bool:
-        """See Directory."""
-        channel = self._router.channel(request)
-        return channel is not None and channel.is_shared

@@ -83,9 +83,6 @@ class _Outlet:
 
 
 class _Directory(EmptyDirectory):
-    def is_shared(self, request: Request) -> bool:
-        return True
-
     def is_bounded(self, request: Request) -> bool:
         return False
 

@@ -39,8 +39,8 @@ from puppetmaster.wire import Answer
 
 
 class Shared(EmptyDirectory):
-    def is_shared(self, request: Request) -> bool:
-        return True
+    def is_bounded(self, request: Request) -> bool:
+        return False
 
 
 class Shell:
