@@ -149,10 +149,10 @@ _CONNECTION: Schema = {"type": "string", "enum": [connection.value for connectio
 _CONNECTIONS: Schema = {
     "anyOf": [_CONNECTION, {"type": "array", "minItems": 1, "maxItems": len(Connection), "items": _CONNECTION}]
 }
-_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
+_SHARE = r"(100(\.0{1,6})?|[1-9][0-9]?(\.[0-9]{1,6})?|0\.[0-9]{0,5}[1-9])%"
 _SAMPLE: Schema = {
     "anyOf": [
-        {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,6})?%$"},
+        {"type": "string", "pattern": f"^{_SHARE}$"},
         {"type": "integer", "minimum": 1, "maximum": 1_000_000},
     ],
     "examples": ["10%", 25],
@@ -250,8 +250,7 @@ def _check_choices(value: dict[str, list[str]]) -> dict[str, list[str]]:
 def _check_sample(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000:
         return value
-    share = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    if share is None or not 0 < float(share[1]) <= 100:
+    if not isinstance(value, str) or not re.fullmatch(_SHARE, value):
         raise ValueError('it has to be a share such as "10%", or a whole number of devices from 1 up')
     return value
 

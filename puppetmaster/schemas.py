@@ -154,12 +154,12 @@ class Job(_Answer):
     """When a request is tried again."""
     rate: Rate | None
     """How many requests may be sent in a minute; null: as many as there is room for."""
-    targets: Targets | None
+    targets: Targets | None = None
     """Which devices get every message beside the destinations that were named; null: none. Lists stand for single
     values."""
     abort: Abort | None
     """When it gives up; null: never."""
-    offline: Literal["wait", "skip", "fail"] | None
+    offline: Literal["wait", "skip", "fail"] | None = None
     """What becomes of a request whose device is known to be offline; null: it is sent all the same."""
     status: JobStatus
     """pending: waits for its start time. dispatching: sends. paused: sends nothing, what is out is still answered.
@@ -206,11 +206,11 @@ class DryRun(_Answer):
     """To how many different destinations."""
     message_count: int
     """How many different messages it has."""
-    destinations: list[str]
+    destinations: list[str] = []
     """Those destinations, the first 500 of them."""
-    offline_count: int
+    offline_count: int = 0
     """How many of all of them are known to be offline."""
-    offline: list[str]
+    offline: list[str] = []
     """Those, the first 500 of them."""
 
 
