@@ -36,6 +36,9 @@ _SHELL = re.compile(r"[^\w @%+=:,./\-]")
 MAX_LINE = 4096
 """Characters of the longest line that is compared with a pattern with a star: that takes a while."""
 
+_BLANKS = " \t\n"
+"""What a shell takes for nothing around a line; of the other blanks of Unicode it makes a part of a name."""
+
 _PRIVATE = ("environment", "workingDirectory", "user", "container")
 """Any of these turns an allowed line into another one: a list does not speak of them."""
 
@@ -80,7 +83,7 @@ class _Pattern:
         self._tokens = list(_tokens(text))
 
     def allows(self, command: Command) -> bool:
-        line = shlex.join(command.argv) if command.line is None else command.line.strip()
+        line = shlex.join(command.argv) if command.line is None else command.line.strip(_BLANKS)
         if self.has_star:
             return self._fits(line)
         return line == self.text
