@@ -15,11 +15,12 @@ class Ending:
 
     A child is not reaped before :meth:`reap`, so that until then its number, and its group's, is nobody else's.
 
-    :param on_end: called on the loop when the system has said so.
+    :param on_end: called on the loop when the system has said so; may be replaced.
     """
 
     def __init__(self, shim: Shim, is_child: bool, on_end: Callable[[], None]) -> None:
-        self._shim, self._is_child, self._on_end = shim, is_child, on_end
+        self._shim, self._is_child = shim, is_child
+        self.on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._has_ended = False
         self._status: int | None = None
@@ -58,4 +59,4 @@ class Ending:
     def _end(self) -> None:
         self._has_ended = True
         self.close()
-        self._on_end()
+        self.on_end()

@@ -9,18 +9,19 @@ import math
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from puppetmaster.agent.commands import Command, Plan
 from puppetmaster.agent.ending import Ending
 from puppetmaster.agent.launch import prepare, removal
 from puppetmaster.agent.output import MIB, Output, OutputLimits, TooMuchOutput
-from puppetmaster.agent.shim import NOT_BEGUN, Run, Shim, reap
+from puppetmaster.agent.shim import NOT_BEGUN, Run, Shim
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ DRAIN_TIME = 0.5
 REMOVAL_TIME = 30.0
 """Seconds for podman or docker to remove a container."""
 
-DONE, FAILED, CANCELED = 200, 500, 499
+DONE, NOT_ALLOWED, FAILED, CANCELED = 200, 403, 500, 499
 
 T = TypeVar("T")
 
@@ -102,8 +103,24 @@ class Surroundings:
     limits: OutputLimits
     kill_after: float
     """Seconds from TERM to KILL."""
-    lingering: set[int] = field(default_factory=set)
-    """Shells that go on because of what a command has left in the background; they have to be reaped some day."""
+    lingering: set[Ending] = field(default_factory=set)
+    """Of shells that go on because of what a command has left in the background; they have to be reaped some day."""
+
+    def linger(self, ending: Ending) -> None:
+        """See to it that a child is reaped when it ends."""
+        self.lingering.add(ending)
+        ending.on_end = self.reap
+
+    def reap(self) -> None:
+        """Reap what has ended since."""
+        for ending in [each for each in self.lingering if each.look()]:
+            ending.reap()
+            self.lingering.discard(ending)
+
+    def close(self) -> None:
+        """Notice no ends any more."""
+        for ending in self.lingering:
+            ending.close()
 
 
 class Execution:
@@ -113,6 +130,7 @@ class Execution:
     :param note: makes it durable that the order is stopped, before anything is killed.
     :param progress: hears of each command that begins.
     :param stop: why an earlier life has stopped it.
+    :param forbidden: why a command may not be begun any more, by its number.
     :param is_doubtful: whether a command that has not left a marker may have begun all the same, because the machine
         went down since: it is not begun then.
     """
@@ -127,11 +145,12 @@ class Execution:
         note: Callable[[Stop], Awaitable[None]],
         progress: Callable[[int], None],
         stop: Stop | None = None,
+        forbidden: Mapping[int, str] = MappingProxyType({}),
         is_doubtful: bool = False,
     ) -> None:
         self._plan, self._folder, self._around = plan, folder, around
         self._tell, self._note, self._progress = tell, note, progress
-        self._stop, self._is_doubtful = stop, is_doubtful
+        self._stop, self._forbidden, self._is_doubtful = stop, forbidden, is_doubtful
         self._was_killed = stop is not None
         self._wake = asyncio.Event()
         self._deadline = math.inf
@@ -167,7 +186,7 @@ class Execution:
         if not await self._in_thread(run.has_begun):
             if (reason := self._reason_against(number)) is not None:
                 return reason
-            self._reap_lingering()
+            self._around.reap()
             try:
                 shim = await self._in_thread(lambda: run.launch(prepare(command, self._container(number))))
             except (OSError, ValueError) as error:
@@ -182,11 +201,6 @@ class Execution:
         await self._tell(output)
         return result
 
-    def _reap_lingering(self) -> None:
-        for pid in list(self._around.lingering):
-            if reap(pid) is not None:
-                self._around.lingering.discard(pid)
-
     def _reason_against(self, number: int) -> _Result | None:
         """Why a command is not begun."""
         if number and time.monotonic() >= self._deadline:
@@ -194,6 +208,8 @@ class Execution:
         if self._stop is not None:
             self._was_killed = number > 0
             return _Result(None, Outcome.KILLED if number else Outcome.NEVER_STARTED)
+        if number in self._forbidden:
+            return _Result(None, Outcome.NOT_ALLOWED, f"command {number + 1} was not begun: {self._forbidden[number]}")
         if self._is_doubtful:
             return _Result(None, Outcome.CUT_OFF, "the machine went down about when this was to begin")
         return None
@@ -247,7 +263,7 @@ class Execution:
             while not ending.look() and time.monotonic() < drained_at:
                 await self._pause(min(delay, killer.patience, max(0.0, deadline - time.monotonic())))
                 delay = FASTEST if await self._look(output) else min(SLOWEST, delay * 1.5)
-                if drained_at == math.inf and self._stop is None and run.has_ended():
+                if drained_at == math.inf and self._stop is None and run.status() is not None:
                     # Only what it left in the background holds the shell up.
                     deadline, drained_at = math.inf, time.monotonic() + DRAIN_TIME
                 if time.monotonic() >= deadline:
@@ -256,18 +272,22 @@ class Execution:
                 if self._stop is not None and not ending.look():
                     await self._kill(killer)
             await self._clear_away(killer, command, number, run, is_child)
-            if is_child and not ending.look():
-                self._around.lingering.add(shim.pid)
-            return ending.reap()
+            if ending.look():
+                return ending.reap()
+            await self._in_thread(run.let_go, shim)
+            if is_child:
+                self._around.linger(ending)
+            return None
         finally:
-            ending.close()
+            if ending not in self._around.lingering:
+                ending.close()
 
     def _deadline_of(self, command: Command, run: Run, is_child: bool) -> float:
         """When a command has to be done, on the monotonic clock."""
-        now, today = time.monotonic(), time.time()
+        now = time.monotonic()
         if self._plan.timeout is not None and self._deadline == math.inf:
-            self._deadline = now + self._plan.timeout - _age(Run(self._folder, 0), today)
-        age = 0.0 if is_child else _age(run, today)
+            self._deadline = now + self._plan.timeout - _age(Run(self._folder, 0))
+        age = 0.0 if is_child else _age(run)
         return min(self._deadline, math.inf if command.timeout is None else now + command.timeout - age)
 
     async def _pause(self, seconds: float) -> None:
@@ -332,6 +352,8 @@ class Execution:
             data["after"] = duration
         data.update(output.answer())
         data["message"] = message or _message(outcome, result.status, duration)
+        if any(Run(self._folder, number).has_lost_output() for number in range(self._command + 1)):
+            data["message"] += "; a part of its output is lost: it could not be written to the disk"
         return code, data
 
     def _judge(self, result: _Result) -> tuple[Outcome, int, str]:
@@ -341,7 +363,7 @@ class Execution:
         if not self._was_killed or self._stop is None:
             if result.outcome is Outcome.NEVER_STARTED:
                 return result.outcome, FAILED, "the agent was told to end its commands before this one began"
-            return result.outcome, DONE if result.outcome is Outcome.DONE else FAILED, result.message
+            return result.outcome, _CODES.get(result.outcome, FAILED), result.message
         outcome = _OUTCOMES[self._stop]
         return outcome, FAILED, "" if outcome is Outcome.TIMEOUT else self._excuse()
 
@@ -362,6 +384,7 @@ class Execution:
         return await asyncio.get_running_loop().run_in_executor(self._around.files, function, *arguments)
 
 
+_CODES = {Outcome.DONE: DONE, Outcome.NOT_ALLOWED: NOT_ALLOWED}
 _OUTCOMES = {Stop.TIMEOUT: Outcome.TIMEOUT, Stop.OUTPUT: Outcome.FAILED, Stop.CLOSE: Outcome.KILLED}
 
 
@@ -389,8 +412,9 @@ class _Killer:
             self.shim.send(signal.SIGKILL)
 
 
-def _age(run: Run, today: float) -> float:
-    return max(0.0, today - (run.began_at() or today))
+def _age(run: Run) -> float:
+    shim = run.shim()
+    return shim.age() if shim else 0.0
 
 
 def _remove(container: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,16 +28,20 @@ try:
     os.setgid(int(gid))
     os.setuid(int(uid))
     os.chdir(directory)
+    own = {name[len("own_"):]: value for name, value in os.environ.items() if name.startswith("own_")}
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execv(words[0], words)
+    os.execve(words[0], words, own)
 except OSError as error:
     print(f"as {name}: {error}", file=sys.stderr)
     sys.exit(126)
 """
 # The pipes of the output become the user's: he may open them again, as /dev/stderr.
-# Neither su nor setpriv is on every machine; Python is, where this runs. The environment comes after it, so that no
-# variable of a request reaches a program that still is root.
+# Neither su nor setpriv is on every machine; Python is, where this runs. The variables of a request get their own names
+# here, so that none of them means something to a program that still is root.
+
+_OF_TOOLS = re.compile("PATH|HOME|TMPDIR|(LC_|LD_|XDG_|DOCKER_|CONTAINER|PODMAN|BUILDAH|STORAGE_|GO).*|.*_proxy", re.I)
+"""Variables that podman and docker look at themselves."""
 
 
 class NoTool(OSError):
@@ -72,7 +77,8 @@ def prepare(command: Command, container_name: str) -> Launch:
     if command.container is not None:
         words = list(_container_words(command, command.container, container_name))
         # The tool needs what the agent has: HOME, XDG_RUNTIME_DIR, DOCKER_HOST and the like.
-        return Launch(words=words, directory="/", environment=os.environ)
+        hidden = {name: value for name, value in command.environment.items() if _can_hide(name)}
+        return Launch(words=words, directory="/", environment={**os.environ, **hidden})
     account = _account(command.user) if command.user is not None else None
     if command.user is not None and account is None:
         raise OSError(f"this machine has no user {command.user}")
@@ -80,12 +86,13 @@ def prepare(command: Command, container_name: str) -> Launch:
         raise OSError(f"there is no folder {command.directory}")
     base = _base_environment(account)
     own = {**base, **command.environment}
-    words = [*_env(), *(f"{name}={value}" for name, value in own.items()), *_shell_words(command)]
+    words = _words(command)
     directory = command.directory or (base["HOME"] if os.path.isdir(base["HOME"]) else "/")
     if account is None or account.pw_uid == os.geteuid():
-        return Launch(words=words, directory=directory, environment=base)
+        return Launch(words=words, directory=directory, environment=own)
     become = [sys.executable, "-ISc", _BECOME, account.pw_name, str(account.pw_uid), str(account.pw_gid), directory]
-    return Launch(words=[*become, *words], directory="/", environment=base)
+    renamed = {f"own_{name}": value for name, value in own.items()}
+    return Launch(words=[*become, *words], directory="/", environment={**base, **renamed})
 
 
 def removal(container_name: str) -> list[str] | None:
@@ -120,12 +127,20 @@ def _shell() -> str:
 
 
 @cache
-def _env() -> tuple[str, str]:
-    return (shutil.which("env", path=PATH) or "/usr/bin/env", "-i")
+def _env() -> str:
+    return shutil.which("env", path=PATH) or "/usr/bin/env"
 
 
-def _shell_words(command: Command) -> list[str]:
-    return list(command.argv) if command.line is None else [_shell(), "-c", command.line]
+def _words(command: Command) -> list[str]:
+    if command.line is not None:
+        return [_shell(), "-c", command.line]
+    # It looks a program up, whatever that is called: "-c" is an option of the exec of some shells.
+    return [_env(), "--", *command.argv]
+
+
+def _can_hide(name: str) -> bool:
+    """Whether a variable for a container can go through the environment of the tool, where nobody else sees it."""
+    return name not in os.environ and not _OF_TOOLS.fullmatch(name)
 
 
 def _tool() -> str | None:
@@ -148,6 +163,6 @@ def _container_words(command: Command, container: Container, name: str) -> Itera
         kind = f"type=bind,source={mount.source},target={mount.target}"
         yield from ("--mount", f"{kind},readonly" if mount.read_only else kind)
     for variable, value in command.environment.items():
-        yield from ("--env", f"{variable}={value}")
+        yield from ("--env", variable if _can_hide(variable) else f"{variable}={value}")
     yield container.image
     yield from command.argv if command.line is None else (SHELL, "-c", command.line)

@@ -1,13 +1,16 @@
 """A command that outlives the agent: it runs under a small shell that writes down that it began, and how it ended.
 
-Each command of an order has four files in the order's folder, here of its first one:
+Each command of an order has a few files in the order's folder, here of its first one:
 
 =============  ======================================================================================================
 ``0.started``  made by the shell before anything else, and by one shell only (O_EXCL): process id, boot id, and the
                shell's line of ``/proc``, by which it is told from a later process with its number
 ``0.stdout``   what the command says; files, so that nobody has to read them for it to go on
 ``0.stderr``
-``0.exit``     the exit status and a dot, when it has ended; without the dot it is not there yet
+``0.exit``     the exit status and a dot, when it has ended; without the dot it is not there yet. Its place on the disk
+               is taken at the start, so that a disk that fills up does not hide how the command ended
+``0.lost``     is there when a part of the output could not be written
+``0.keepers``  the processes that write the output
 =============  ======================================================================================================
 
 So whoever comes later knows: no marker, it never began. Marker and a live process: it runs. Marker and exit status:
@@ -24,6 +27,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +45,21 @@ shift
 { set -C; echo "$$ ${boot:--} ${stat:--} ." >"$base.started"; } 2>/dev/null || exit 75
 set +C
 trap : HUP INT TERM
+{ echo '        ' >"$base.exit"; } 2>/dev/null
 keep() {
     trap '' HUP INT TERM
-    exec cat
+    PATH=/usr/bin:/bin:$PATH
+    { cat <&7 & } 7<&0
+    echo "$!" >>"$base.keepers"
+    wait "$!"
+    [ "$?" -ne 1 ] || : >"$base.lost"
+    exec cat >/dev/null 3>&- 4>&-
 }
 run() {
     trap : HUP INT TERM
     exec 6>&2 2>/dev/null
     ( exec "$@" 2>&6 3>&- 4>&- 6>&- )
-    echo "$? ." >"$base.exit"
+    echo "$? ." 1<>"$base.exit"
 }
 exec 3>&1 4>&2 2>/dev/null
 { trap : HUP INT TERM; run "$@" 2>&1 >&5 5>&- | keep >&4 3>&- 5>&-; } 5>&1 | keep >&3 4>&-
@@ -58,7 +68,8 @@ exec 3>&1 4>&2 2>/dev/null
 # too; what the shell has to say of a command that was killed ("Terminated") is not the command's output.
 #
 # The output goes through a pipe and a cat to its file. The command could open the file itself otherwise, by
-# "echo x >/dev/stderr", which empties it. And cat reads on whatever happens to the agent.
+# "echo x >/dev/stderr", which empties it. And cat reads on whatever happens to the agent. When it can't write, or is
+# ended because the command is over, another one reads on: nobody is to be killed by a pipe that nobody reads.
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _GONE = frozenset({"Z", "X", "x"})
@@ -115,6 +126,12 @@ class Shim:
             return error.errno == errno.EPERM
         return True
 
+    def age(self) -> float:
+        """Seconds since it began, by a clock that nobody sets; 0 where nobody knows."""
+        if not self.start or self.boot != boot_id():
+            return 0.0
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(self.start) / os.sysconf("SC_CLK_TCK"))
+
     def has_group(self) -> bool:
         """Whether anybody is left in its group, itself included."""
         if not self.start:
@@ -135,7 +152,7 @@ class Launch:
     words: Sequence[str]
     directory: str
     environment: Mapping[str, str]
-    """Of the shell; the words see to that of the command."""
+    """Not among the words: everybody on a machine can read those of a process, and a variable may be a secret."""
 
 
 class Run:
@@ -145,6 +162,7 @@ class Run:
         self._base = folder / str(number)
         self.stdout, self.stderr = folder / f"{number}.stdout", folder / f"{number}.stderr"
         self._started, self._exit = folder / f"{number}.started", folder / f"{number}.exit"
+        self._lost, self._keepers = folder / f"{number}.lost", folder / f"{number}.keepers"
 
     def has_begun(self) -> bool:
         """Whether a shell has begun the command: it must not be begun again."""
@@ -165,14 +183,26 @@ class Run:
     def status(self) -> int | None:
         """The exit status as a shell counts it (128 and more: a signal), once it has ended."""
         try:
-            text = self._exit.read_text(encoding="ascii")
-            return int(text[:-2]) if text.endswith(".\n") else None
+            line, end, _ = self._exit.read_text(encoding="ascii").partition("\n")
+            return int(line[:-1]) if end and line.endswith(".") else None
         except (OSError, ValueError):
             return None
 
-    def has_ended(self) -> bool:
-        """Whether it has written down how it ended, or is about to; cheap enough for the loop."""
-        return self._exit.exists()
+    def has_lost_output(self) -> bool:
+        """Whether a part of what it said could not be written."""
+        return self._lost.exists()
+
+    def let_go(self, shim: Shim) -> None:
+        """Write no more of its output: what it has left in the background may go on for years."""
+        try:
+            keepers = [int(line) for line in self._keepers.read_text(encoding="ascii").split()]
+        except (OSError, ValueError):
+            return
+        for pid in keepers:
+            stat = _read_stat(pid)
+            if stat is not None and stat.group == shim.pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
     def began_at(self) -> float | None:
         """When it began, seconds since 1970."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +46,9 @@ WAITING = 10
 
 BATCH = 8
 """Chunks that are read at once: a quarter of a MiB at the most."""
+
+ANSWERS = 16
+"""Remembered answers that are in memory at once, on their way out; each may have some hundred KiB."""
 
 RETRY, MAX_RETRY = 1.0, 60.0
 """Seconds to the next attempt at what could not be written or published, doubled each time."""
@@ -77,6 +82,8 @@ class _Work:
         # The last report of progress; the final answer waits until it is out.
         self.report: asyncio.Task[None] | None = None
         self.stop: Stop | None = None
+        # Why a command may not be begun any more, by its number.
+        self.forbidden: dict[int, str] = {}
         self.command = 0
 
     def end(self, why: Stop) -> None:
@@ -134,6 +141,9 @@ class Worker:
         self._works: dict[Key, _Work] = {}
         self._max_running, self._places = max_running, Places(max_running)
         self._tasks: set[asyncio.Task[None]] = set()
+        # One at a time: a hundred that all found the way clear would be far more than it takes.
+        self._telling = asyncio.Lock()
+        self._answering = asyncio.Semaphore(ANSWERS)
         self._is_closed = False
 
     @property
@@ -194,6 +204,7 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._around.close()
         self._files.shutdown()
 
     # ------------------------------------------------------------------------------------------------ orders
@@ -206,14 +217,14 @@ class Worker:
             self._say(order, reply, 200, self._facts())
         elif path == COMMANDS and method == "get":
             self._say(order, reply, 200, {"running": [work.summary for work in self._works.values()]})
-        elif path == COMMANDS and method == "post":
+        elif order.resource == COMMANDS and method == "post":  # without a query: a cancel would not have it
             await self._post(order, reply)
         elif path == COMMANDS and method == "delete":
             await self._delete(order, reply)
-        elif path in (COMMANDS, INFO):
+        elif order.resource in (COMMANDS, INFO):
             self._say(order, reply, 405, {"message": f"{path} has no {method:.20}"})
         else:
-            self._say(order, reply, 404, {"message": f"there is no {path:.200} here"})
+            self._say(order, reply, 404, {"message": f"there is no {order.resource:.200} here"})
 
     def _facts(self) -> dict[str, Any]:
         return {**self._info(), "running": len(self._works), "rights": self._rights.describe()}
@@ -236,7 +247,7 @@ class Worker:
         work = self._works[order.key] = _Work(order, reply)
         has_place = False
         try:
-            refused = await self._in_thread(self._examine, work)
+            refused = await self._in_thread(self._examine_first, work)
             if refused is not None:
                 await self._refuse(work, refused)
                 return
@@ -273,9 +284,15 @@ class Worker:
         except NotAllowed as error:
             return 403, _refusal(Outcome.NOT_ALLOWED, str(error))
         work.plan = Plan(commands=commands, is_sequence=plan.is_sequence, timeout=plan.timeout)
-        # An order of its name may have left something when it was forgotten.
-        shutil.rmtree(self._folder(work.order.key), ignore_errors=True)
         return None
+
+    def _examine_first(self, work: _Work) -> _Answer | None:
+        """As :meth:`_examine`, for an order that nobody has begun."""
+        refused = self._examine(work)
+        if refused is None:
+            # An order of its name may have left something when it was forgotten.
+            shutil.rmtree(self._folder(work.order.key), ignore_errors=True)
+        return refused
 
     async def _delete(self, order: Order, reply: Reply) -> None:
         if (work := self._works.get(order.key)) is not None:
@@ -320,9 +337,13 @@ class Worker:
             return None
 
     def _examine_again(self, work: _Work) -> _Answer | None:
-        """As :meth:`_examine`, but what runs already was allowed when it began."""
+        """As :meth:`_examine`, but what has begun already was allowed when it did.
+
+        Nothing is cleared away: a shell that the last life has started may be about to begin.
+        """
         assert work.entry is not None
-        if not Run(self._folder(work.order.key), 0).has_begun():
+        folder = self._folder(work.order.key)
+        if not Run(folder, 0).has_begun():
             return self._examine(work)
         try:
             plan = read_plan(work.order.data)
@@ -330,24 +351,32 @@ class Worker:
             return FAILED, _refusal(Outcome.FAILED, f"it can't be read any more: {error}")
         bare = set(work.entry.facts.get("bare", ()))
         commands = [each.without_shell() if number in bare else each for number, each in enumerate(plan.commands)]
+        for number, command in enumerate(plan.commands):
+            if not Run(folder, number).has_begun():
+                try:
+                    commands[number] = self._rights.examine(command)
+                except NotAllowed as error:
+                    work.forbidden[number] = str(error)
         work.plan = Plan(commands=tuple(commands), is_sequence=plan.is_sequence, timeout=plan.timeout)
         return None
 
     async def _work(self, work: _Work) -> None:
         if work.turn is not None and not await work.turn:
             await self._conclude(work, _never_started("it was canceled before it began"), None)
-            return
-        output: Output | None = None
+        else:
+            # The answer is not to stay in memory here while it waits for its turn.
+            await self._conclude(work, *await self._carry_out(work))
+
+    async def _carry_out(self, work: _Work) -> tuple[_Answer, Output | None]:
         try:
-            code, data, output = await self._execute(work)
+            return await self._execute(work)
         except Exception as error:
             logger.exception("order %s", work.order.id, extra={"event": "agent_order_failed"})
-            code, data = FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")
+            return (FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")), None
         finally:
             self._places.leave()
-        await self._conclude(work, (code, data), output)
 
-    async def _execute(self, work: _Work) -> tuple[int, dict[str, Any], Output]:
+    async def _execute(self, work: _Work) -> tuple[_Answer, Output]:
         entry, plan = work.entry, work.plan
         assert entry is not None and plan is not None
         is_doubtful = entry.facts.get("boot") != boot_id() and not entry.facts.get("waiting")
@@ -362,9 +391,11 @@ class Worker:
             note=lambda why: self._note(work, why),
             progress=lambda command: self._report(work, command),
             stop=work.stop,
+            forbidden=work.forbidden,
             is_doubtful=is_doubtful,
         )
-        return await work.execution.run()
+        code, data, output = await work.execution.run()
+        return (code, data), output
 
     async def _stop(self, work: _Work, why: Stop) -> None:
         # Durable before it is acknowledged: the next life has to go on with it.
@@ -382,33 +413,37 @@ class Worker:
     # ------------------------------------------------------------------------------------------------- saying
 
     async def _conclude(self, work: _Work, answer: _Answer, output: Output | None) -> None:
-        order = work.order
-        is_saved = await self._save(order, answer)
-        if is_saved:
+        order, code = work.order, answer[0]
+        entry = await self._save(order, answer)
+        if entry is not None:
+            # It is read again when somebody takes it: many may wait for a broker that is away.
+            del answer
             self._works.pop(order.key, None)
         if output is not None:
-            await self._tell_all(order, output, answer[0])
+            await self._tell_all(order, output, code)
         if work.report is not None:
             await asyncio.wait([work.report])
+        if entry is not None:
+            await self._give(entry, work.reply)
+            return
         await self._publish(order, work.reply, *answer)
-        if not is_saved:
-            await _insist(lambda: self._memory.done(order, *answer))
-            self._works.pop(order.key, None)
+        await _insist(lambda: self._memory.done(order, *answer))
+        self._works.pop(order.key, None)
         await self._leave_behind(order.key)
 
-    async def _save(self, order: Order, answer: _Answer) -> bool:
+    async def _save(self, order: Order, answer: _Answer) -> Entry | None:
         try:
-            await self._memory.done(order, *answer)
+            return await self._memory.done(order, *answer)
         except FileUnavailable as error:
             # It is given all the same: the command has run, and who waits should know.
             logger.warning("order %s: %s", order.id, error, extra={"event": "agent_answer_not_saved"})
-            return False
-        return True
+            return None
 
     async def _give(self, entry: Entry, reply: Reply) -> None:
         """Give a remembered answer."""
         assert entry.code is not None
-        await self._publish(entry.order(), reply, entry.code, await self._memory.data(entry))
+        async with self._answering:
+            await self._publish(entry.order(), reply, entry.code, await self._memory.data(entry))
         await self._leave_behind(entry.key)
 
     async def _give_canceled(self, entry: Entry, reply: Reply) -> None:
@@ -433,7 +468,7 @@ class Worker:
 
     async def _leave_behind(self, key: Key) -> None:
         self._memory.delivered(key)
-        await self._in_thread(shutil.rmtree, self._folder(key), True)
+        await self._in_thread(_clear_away, self._folder(key))
 
     async def _publish(self, order: Order, reply: Reply, code: int, data: Any) -> None:
         delay = RETRY
@@ -462,12 +497,14 @@ class Worker:
 
     async def _tell(self, order: Order, output: Output) -> bool:
         """Tell what output there is; whether that is all for now."""
-        while self._is_clear():
-            chunks = await self._in_thread(output.next, BATCH)
-            self._emit_all(order, chunks)
+        while True:
+            async with self._telling:
+                if not self._is_clear():
+                    return False
+                chunks = await self._in_thread(output.next, BATCH)
+                self._emit_all(order, chunks)
             if len(chunks) < BATCH:
                 return True
-        return False
 
     async def _tell_all(self, order: Order, output: Output, code: int) -> None:
         delay = CLEAR_TIME
@@ -544,11 +581,27 @@ def _bare(work: _Work) -> list[int]:
 
 
 def _path(resource: str) -> str:
-    return resource.partition("?")[0].rstrip("/")
+    return resource.partition("?")[0]
 
 
 def _name(key: Key) -> str:
     return f"{key[0]}-{hashlib.sha256(key[1].encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+
+def _clear_away(folder: Path) -> None:
+    gone = folder.with_name(folder.name + ".gone")
+    try:
+        # At once, or the next life may find a half of it, and tell something else by the same numbers.
+        folder.rename(gone)
+    except FileNotFoundError:
+        return
+    except OSError:
+        gone = folder
+    for path in gone.glob("*.std*"):
+        # The shell of a command that has left something in the background keeps it open.
+        with suppress(OSError):
+            os.truncate(path, 0)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _tidy(runs: Path, needed: set[str]) -> None:
