@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puppetmaster.effects import Change, Verdict
@@ -211,6 +211,7 @@ def test_who_asks_again_gets_the_same_chunk() -> None:
     started(main)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["put", "withdraw", "forget", "prioritize", "limit"]), st.integers(1, 4),
                           st.integers(-5, 205)), max_size=60))  # fmt: skip
 def test_the_order_is_always_that_of_the_priorities(steps: list[tuple[str, int, int]]) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import asyncio
+import time
+from typing import Any
 
-from puppetmaster.edges.http.forms import Form, Head, Multipart, _parse
-from puppetmaster.errors import InvalidDocument
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from puppetmaster.edges.http.forms import MIN_RATE, Form, Head, Multipart, _parse, read_form
+from puppetmaster.edges.http.requests import BODY_TIMEOUT
+from puppetmaster.errors import InvalidDocument, TooLarge, TooSlow
+from tests.fast_loop import run
 
 BOUNDARY = b"xx-boundary"
 NEAR = [b"\r\n--xx-", b"\r\n--xx-boundar", b"--xx-boundary", b"\r\r\n"]
@@ -20,6 +28,7 @@ def form(values: list[bytes], file: bytes) -> bytes:
     return b"".join(b"--%b\r\n%b\r\n" % (BOUNDARY, part) for part in parts) + b"--%b--\r\n" % BOUNDARY
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, max_size=4), VALUES, st.data())
 def test_a_form_is_the_same_wherever_it_is_cut(values: list[bytes], file: bytes, data: st.DataObject) -> None:
     rest, reader = form(values, file), Multipart(BOUNDARY)
@@ -39,6 +48,7 @@ def test_a_form_is_the_same_wherever_it_is_cut(values: list[bytes], file: bytes,
     assert found == [*values, file]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_what_is_no_form_ends_in_a_refusal_or_in_no_end(body: bytes) -> None:
     reader = Multipart(BOUNDARY)
@@ -67,3 +77,56 @@ def test_fields_come_from_forms_and_from_json() -> None:
 def test_what_is_neither_is_refused(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidDocument):
         _parse(body, kind)
+
+
+# Slow and endless bodies, on a loop on which waiting takes no time
+
+
+def endless(piece: bytes, pause: float, head: bytes = b"") -> Request:
+    """A form that never ends."""
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": head if sent == 1 and head else piece, "more_body": True}
+
+    kind = (b"content-type", b"multipart/form-data; boundary=" + BOUNDARY)
+    app = Starlette()
+    app.state.parsers = None
+    return Request({"type": "http", "method": "POST", "headers": [kind], "app": app}, receive)  # type: ignore[arg-type]
+
+
+HEAD = b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "seconds"),
+    [(b"", 1000.0, BODY_TIMEOUT), (b"x", 60.0, BODY_TIMEOUT), (b"x" * MIN_RATE, 1.1, BODY_TIMEOUT * 11)],
+)
+def test_a_form_that_comes_too_slowly_is_refused(piece: bytes, pause: float, seconds: float) -> None:
+    async def main() -> None:
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(TooSlow):
+            await read_form(endless(piece, pause), max_file_bytes=1 << 30)
+        assert asyncio.get_running_loop().time() - begun == pytest.approx(seconds, rel=0.1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", [b"", HEAD, b"--" + BOUNDARY + b"--\r\n"])
+def test_a_form_without_end_is_refused_wherever_it_goes_on(head: bytes) -> None:
+    async def main() -> None:
+        with pytest.raises(TooLarge):
+            await read_form(endless(b"x" * (1 << 20), 0.0, head), max_file_bytes=5 << 20)
+
+    run(main())
+
+
+def test_a_head_of_a_part_is_searched_in_no_time() -> None:
+    for hostile in (b"content-disposition:" + b"; " * 8000, (b"content-disposition:;\r\n" + b" " * 50) * 200,
+                    b"content-disposition:" + b";name=" * 2000, b"content-disposition:;" + b" " * 16_000):  # fmt: skip
+        begun = time.process_time()
+        list(Multipart(BOUNDARY).feed(b"--" + BOUNDARY + b"\r\n" + hostile[:16_000] + b"\r\n\r\n"))
+        assert time.process_time() - begun < 0.5
