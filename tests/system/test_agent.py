@@ -20,6 +20,7 @@ import pytest
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.version import __version__
 from tests.system.agent_part import NOBODY, Agent, Device, nobodys_python, run_command
+from tests.system.leftovers import end_commands
 from tests.system.stand import PATIENCE, REPOSITORY, Document, Heard, Listener, Stand
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
@@ -35,6 +36,7 @@ _ids = count(3_000_000)
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     with Stand(tmp_path_factory.mktemp("agents"), broker_extra=QUICK) as running:
         yield running
+    end_commands(running.folder)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from typing import IO
 import pytest
 
 from puppetmaster.embedded.broker import find_mosquitto
+from tests.system.leftovers import end_commands
 from tests.system.stand import PATIENCE, REPOSITORY, Stand
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
@@ -42,6 +43,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         heard.wait_until(lambda messages: sum(m.data.get("connection") == "online" for m in messages) >= COUNT)
         running.until_answered(running.bundle, "/devices/agent-50", lambda code: code == 200)
         yield running
+    end_commands(running.folder)
 
 
 @pytest.fixture(params=["http", "bus"])

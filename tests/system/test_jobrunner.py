@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from puppetmaster.embedded.broker import free_port
+from tests.system.leftovers import end_commands
 from tests.system.stand import PATIENCE, REPOSITORY
 
 
@@ -84,6 +85,7 @@ def runner(folder: Path, *arguments: str, start: bool = True, **variables: str) 
         found.http.close()
         if start and found.process.poll() is None:
             found.stop(signal.SIGKILL)
+        end_commands(folder)
 
 
 def test_commands_of_the_document_work_with_nothing_around(tmp_path: Path) -> None:
