@@ -264,3 +264,12 @@ def test_a_parser_that_fails_reads_nothing() -> None:
 def test_a_chunk_is_made_of_commands(made: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"chunk|command|frame|program"):
         Chunk(**made)
+
+
+def test_frames_that_lie_in_each_other_are_rendered_once() -> None:
+    settings = {"filepath": "a", "frames": "7,1-3,2-5,6, 20-21 ,20,-2"}
+    (chunk,) = BlenderRender().compile(settings)
+    assert chunk.commands[0][-2:] == ["--render-frame", "-2,1..7,20..21"]
+    assert (chunk.frame_start, chunk.frame_end) == (-2, 21)
+    chunks = BlenderRender().compile({**settings, "chunk_size": 4})
+    assert [(chunk.frame_start, chunk.frame_end) for chunk in chunks] == [(-2, 3), (4, 7), (20, 21)]
