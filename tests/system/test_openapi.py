@@ -306,6 +306,10 @@ CONFIG = """
 [[operations]]
 include-path = "/requests/{id}"
 checks.use_after_free.enabled = false
+# And so does its output.
+[[operations]]
+include-path = "/requests/{id}/output"
+checks.use_after_free.enabled = false
 """
 
 
