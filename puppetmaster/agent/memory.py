@@ -234,7 +234,10 @@ def _beside(entry: Entry) -> Iterable[bytes]:
 
 
 class _Index:
-    """The entries by key: unfinished ones where they were begun, done ones where they were done."""
+    """The entries by key: unfinished ones where they were begun, done ones where they were done.
+
+    Both dicts have the entry's own key: one that was just read would keep a tuple and a text of its own for each.
+    """
 
     def __init__(self, keep: int, keep_bytes: int) -> None:
         self.entries: dict[Key, Entry] = {}
@@ -250,7 +253,7 @@ class _Index:
         entry = self.entries.pop(key, None) or Entry(key, method, resource, _NO_FACTS)
         self._leave(key)
         entry.code, entry.facts, entry.delivered = code, _NO_FACTS, False
-        self.entries[key] = entry
+        self.entries[entry.key] = entry
         return entry
 
     def deliver(self, key: Key) -> bool:
@@ -260,7 +263,7 @@ class _Index:
             return False
         entry.delivered = True
         size = entry.place[1] if entry.place else len(entry.fresh or b"")
-        self._delivered[key] = size
+        self._delivered[entry.key] = size
         self._delivered_bytes += size
         self._trim()
         return True

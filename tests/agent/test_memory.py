@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_a_file_that_ends_at_any_byte_holds_what_was_complete(tmp_path: Path) ->
     ends = []
 
     async def work(memory: Memory) -> None:
-        for ident in range(1, 6):
+        for ident in range(1, 4):
             entry = await memory.begin(order(ident, {"text": "x" * ident}))
             ends.append(memory._journal.size)
             if ident % 2:
@@ -113,10 +114,11 @@ def test_a_file_that_ends_at_any_byte_holds_what_was_complete(tmp_path: Path) ->
             known = states[size]
         assert states[size] == known, size
         assert (torn / "memory.jsonl").stat().st_size == max([0, *(end for end in ends if end <= size)])
-        # What comes after a cut end is whole again.
-        run(torn, lambda memory: memory.done(order(99), 200, None))
-        assert state(torn) == {**states[size], 99: (200, None, {}, False)}
-    assert len(known or {}) == 5
+        if size % 9 == 0:
+            # What comes after a cut end is whole again.
+            run(torn, lambda memory: memory.done(order(99), 200, None))
+            assert state(torn) == {**states[size], 99: (200, None, {}, False)}
+    assert len(known or {}) == 3
 
 
 def test_rubbish_at_any_byte_costs_no_more_than_its_line(tmp_path: Path) -> None:
@@ -234,6 +236,26 @@ def test_many_at_once_share_a_sync(tmp_path: Path) -> None:
 
     run(tmp_path, work, files=files)
     assert len(state(tmp_path)) == 100
+
+
+def test_thousands_of_answers_take_little_memory(tmp_path: Path) -> None:
+    count = 3000
+
+    async def work(memory: Memory) -> None:
+        orders = [Order(id=10**6 + each, tunnel="/remote/press-7/answer/abcdefgh", method="post",
+                        resource="/agent/commands") for each in range(count)]  # fmt: skip
+        await asyncio.gather(*(memory.begin(each, boot="x" * 36, waiting=False, bare=[]) for each in orders))
+        await asyncio.gather(*(memory.done(each, 200, {"stdout": "x" * 200}) for each in orders))
+        for each in orders:
+            memory.delivered(each.key)
+
+    run(tmp_path, work)
+    tracemalloc.start()
+    memory = Memory(tmp_path)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    asyncio.run(memory.close())
+    assert taken / count < 550, "bytes each: an agent with 10,000 of them is to be small"
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
