@@ -28,9 +28,6 @@ GOODBYE_TIMEOUT = 3.0
 LATER = frozenset({408, 413, 429})
 """Refusals that are no judgement on what was asked, beside those of 500 and up."""
 
-BACKOFF = RetryPolicy(limit=1_000_000_000, delay=0.5, factor=2.0, max_delay=15.0, jitter=0.5)
-"""The pauses while the manager is away."""
-
 T = TypeVar("T")
 
 
@@ -44,6 +41,12 @@ class Pace:
     """Between two reports of new output, at least."""
     heartbeat: float = 10.0
     """Between two reports, at most; the manager takes one that is silent for 60 s for gone."""
+
+    @property
+    def backoff(self) -> RetryPolicy:
+        """The pauses while the manager is away: half a second at first and 15 in the end, less for who asks often."""
+        first, last = min(0.5, self.ask / 4), min(15.0, self.ask * 7.5)
+        return RetryPolicy(limit=1_000_000_000, delay=first, factor=2.0, max_delay=last, jitter=0.5)
 
 
 class WorkerProgram:
@@ -199,7 +202,7 @@ class WorkerProgram:
                 if _is_final(error):
                     raise
                 attempt += 1
-                delay = BACKOFF.next_delay(attempt, random.random()) or 0.0
+                delay = self._pace.backoff.next_delay(attempt, random.random()) or 0.0
                 logger.warning("%s; asking again in %.1f s", error, delay)
             await asyncio.sleep(delay)
 
