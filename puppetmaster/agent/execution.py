@@ -155,6 +155,7 @@ class Execution:
         self._wake = asyncio.Event()
         self._deadline = math.inf
         self._command = 0
+        self._result = _Result(None, Outcome.NEVER_STARTED)
         self._is_told = False
 
     def stop(self, why: Stop) -> None:
@@ -163,16 +164,18 @@ class Execution:
             self._stop = why
             self._wake.set()
 
-    async def run(self) -> tuple[int, dict[str, Any], Output]:
-        """Carry it out; code and data of the final answer, and the output, which may not all be told."""
+    async def run(self) -> Output:
+        """Carry it out; the output, which may not all be told."""
         output = await self._in_thread(self._open)
-        result = _Result(None, Outcome.NEVER_STARTED)
         for number, command in enumerate(self._plan.commands):
-            result = await self._run(number, command, output)
-            if not result.is_good:
+            self._result = await self._run(number, command, output)
+            if not self._result.is_good:
                 break
-        code, data = await self._in_thread(self._answer, result, output)
-        return code, data, output
+        return output
+
+    async def answer(self, output: Output) -> tuple[int, dict[str, Any]]:
+        """Code and data of the final answer, once it has run."""
+        return await self._in_thread(self._answer, self._result, output)
 
     def _open(self) -> Output:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -230,7 +233,7 @@ class Execution:
                 return _Result(None, Outcome.FAILED, "it could not be started: the agent's folder can't be written")
             if winner.pid != shim.pid:
                 return await self._follow(number, command, run, output, None)
-        return await self._in_thread(self._result, run)
+        return await self._in_thread(self._result_of, run)
 
     async def _shim(self, run: Run) -> Shim | None:
         for _ in range(int(MARKER_TIME / FASTEST)):
@@ -240,7 +243,7 @@ class Execution:
             await asyncio.sleep(FASTEST)
         return None
 
-    def _result(self, run: Run) -> _Result:
+    def _result_of(self, run: Run) -> _Result:
         found = run.status()
         if self._stop is not None and self._was_killed:
             return _Result(found, Outcome.KILLED, signal=signal.SIGKILL.value if found is None else None)

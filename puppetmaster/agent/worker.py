@@ -44,11 +44,11 @@ COMMANDS, INFO = "/agent/commands", "/agent/info"
 WAITING = 10
 """How many orders may be at hand for each that may run: what is above is answered 503."""
 
-BATCH = 8
-"""Chunks that are read at once: a quarter of a MiB at the most."""
+BATCH = 4
+"""Chunks that are read at once: an eighth of a MiB at the most."""
 
-ANSWERS = 16
-"""Remembered answers that are in memory at once, on their way out; each may have some hundred KiB."""
+ANSWERS = 4
+"""Answers that are in memory at once on their way to the disk, and on their way out; each may take half a MiB."""
 
 RETRY, MAX_RETRY = 1.0, 60.0
 """Seconds to the next attempt at what could not be written or published, doubled each time."""
@@ -143,7 +143,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         # One at a time: a hundred that all found the way clear would be far more than it takes.
         self._telling = asyncio.Lock()
-        self._answering = asyncio.Semaphore(ANSWERS)
+        self._saving, self._giving = asyncio.Semaphore(ANSWERS), asyncio.Semaphore(ANSWERS)
         self._is_closed = False
 
     @property
@@ -364,19 +364,23 @@ class Worker:
         if work.turn is not None and not await work.turn:
             await self._conclude(work, _never_started("it was canceled before it began"), None)
         else:
-            # The answer is not to stay in memory here while it waits for its turn.
-            await self._conclude(work, *await self._carry_out(work))
+            answer, output = await self._carry_out(work)
+            await self._conclude(work, answer, output)
 
-    async def _carry_out(self, work: _Work) -> tuple[_Answer, Output | None]:
+    async def _carry_out(self, work: _Work) -> tuple[_Answer | None, Output | None]:
+        """The output of what could be carried out, else the answer at once."""
         try:
-            return await self._execute(work)
+            return None, await self._execute(work)
         except Exception as error:
-            logger.exception("order %s", work.order.id, extra={"event": "agent_order_failed"})
-            return (FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")), None
+            return self._failure(work.order, error), None
         finally:
             self._places.leave()
 
-    async def _execute(self, work: _Work) -> tuple[_Answer, Output]:
+    def _failure(self, order: Order, error: Exception) -> _Answer:
+        logger.error("order %s", order.id, exc_info=error, extra={"event": "agent_order_failed"})
+        return FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")
+
+    async def _execute(self, work: _Work) -> Output:
         entry, plan = work.entry, work.plan
         assert entry is not None and plan is not None
         is_doubtful = entry.facts.get("boot") != boot_id() and not entry.facts.get("waiting")
@@ -394,8 +398,7 @@ class Worker:
             forbidden=work.forbidden,
             is_doubtful=is_doubtful,
         )
-        code, data, output = await work.execution.run()
-        return (code, data), output
+        return await work.execution.run()
 
     async def _stop(self, work: _Work, why: Stop) -> None:
         # Durable before it is acknowledged: the next life has to go on with it.
@@ -412,9 +415,15 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------------- saying
 
-    async def _conclude(self, work: _Work, answer: _Answer, output: Output | None) -> None:
-        order, code = work.order, answer[0]
-        entry = await self._save(order, answer)
+    async def _conclude(self, work: _Work, answer: _Answer | None, output: Output | None) -> None:
+        """Remember the answer and give it, and tell the rest of the output before.
+
+        :param answer: that of the execution, when there is none.
+        """
+        order = work.order
+        async with self._saving:
+            answer = answer or await self._answer(work, output)
+            entry, code = await self._save(order, answer), answer[0]
         if entry is not None:
             # It is read again when somebody takes it: many may wait for a broker that is away.
             del answer
@@ -431,6 +440,13 @@ class Worker:
         self._works.pop(order.key, None)
         await self._leave_behind(order.key)
 
+    async def _answer(self, work: _Work, output: Output | None) -> _Answer:
+        assert work.execution is not None and output is not None
+        try:
+            return await work.execution.answer(output)
+        except Exception as error:
+            return self._failure(work.order, error)
+
     async def _save(self, order: Order, answer: _Answer) -> Entry | None:
         try:
             return await self._memory.done(order, *answer)
@@ -442,7 +458,7 @@ class Worker:
     async def _give(self, entry: Entry, reply: Reply) -> None:
         """Give a remembered answer."""
         assert entry.code is not None
-        async with self._answering:
+        async with self._giving:
             await self._publish(entry.order(), reply, entry.code, await self._memory.data(entry))
         await self._leave_behind(entry.key)
 
@@ -501,10 +517,9 @@ class Worker:
             async with self._telling:
                 if not self._is_clear():
                     return False
-                chunks = await self._in_thread(output.next, BATCH)
-                self._emit_all(order, chunks)
-            if len(chunks) < BATCH:
-                return True
+                # No name holds them: a hundred orders wait here for their next ones.
+                if self._emit_all(order, await self._in_thread(output.next, BATCH)) < BATCH:
+                    return True
 
     async def _tell_all(self, order: Order, output: Output, code: int) -> None:
         delay = CLEAR_TIME
@@ -513,12 +528,13 @@ class Worker:
             await asyncio.sleep(delay)
         self._emit_all(order, await self._in_thread(output.close, code))
 
-    def _emit_all(self, order: Order, chunks: list[Chunk]) -> None:
+    def _emit_all(self, order: Order, chunks: list[Chunk]) -> int:
         for chunk in chunks:
             try:
                 self._emit(order, chunk)
             except Exception:
                 logger.exception("output of %s", order.id, extra={"event": "agent_output_failed"})
+        return len(chunks)
 
     # ------------------------------------------------------------------------------------------------- basics
 
