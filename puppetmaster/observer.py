@@ -90,6 +90,8 @@ class Observer:
         self._worker: asyncio.Task[None] | None = None
         self._on_known = on_known
         self._knowing: asyncio.TimerHandle | None = None
+        self._old_since: float | None = None
+        """Since when it is not known who is away, on the loop's clock; none while it is."""
         self._bus = Bus(
             address,
             f"puppetmaster-{instance}-devices",
@@ -131,11 +133,18 @@ class Observer:
         self._bus.publish(f"/remote/{destination}/{PRESENCE}", b"", retain=True)
 
     def _know_after(self, seconds: float) -> None:
-        """What was known is old by now, until this time is over."""
+        """What was known is old by now, until this time is over; not for ever where no connection lasts."""
+        loop = asyncio.get_running_loop()
         if self._knowing is not None:
             self._knowing.cancel()
+        if self._old_since is None:
+            self._old_since = loop.time()
         self._on_known(False)
-        self._knowing = asyncio.get_running_loop().call_later(seconds, self._on_known, True)
+        self._knowing = loop.call_at(min(loop.time() + seconds, self._old_since + UNHEARD_TIME), self._know)
+
+    def _know(self) -> None:
+        self._old_since = None
+        self._on_known(True)
 
     # What comes
 
