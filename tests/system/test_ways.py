@@ -142,3 +142,17 @@ def test_a_cancel_reaches_a_command_on_this_machine(stand: Stand) -> None:
     ended = stand.request(ident)["__request"]
     assert (ended["status"], ended["result"]["data"]["outcome"]) == ("canceled", "killed")
     assert ended["result"]["data"]["stdout"] == "up\n"
+
+
+def test_commands_on_this_machine_need_no_broker(stand: Stand) -> None:
+    stand.broker.kill()
+    wait_for(lambda: stand.http("GET", "/health").status_code == 503)
+    message = {"method": "post", "resource": "/agent/commands", "data": {"commandLine": "echo $((6 * 7))"}}
+    made = stand.http("POST", "/jobs", json={"destinations": ["localhost", "dev-0001"], "message": message})
+    here, there = made.json()["requests"]
+
+    def status(ident: int) -> str:
+        return str(stand.http("GET", f"/requests/{ident}").json()["__request"]["status"])
+
+    wait_for(lambda: status(here) == "resolved")
+    assert status(there) == "created"
