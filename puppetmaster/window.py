@@ -145,7 +145,10 @@ class Window:
         return request
 
     def overdue(self, now: float) -> list[Request]:
-        """What has been out too long; the caller makes each of them leave. The window is small, so a scan is cheap."""
+        """What has been out too long; the caller makes each of them leave.
+
+        A look goes through all that is out, so it is only taken when the first deadline may have passed.
+        """
         if now < self.next_expiry:
             return []
         deadlines = [request.deadline for request in self.out.values() if request.deadline > now]
