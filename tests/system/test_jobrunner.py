@@ -65,6 +65,13 @@ class Runner:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def until_logged(self, pattern: str) -> None:
+        """What is logged about an answer may come a moment after it."""
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(pattern, self.log()):
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
     def submit(self, **body: object) -> str:
         answer = self.http.post("/", json=body)
         assert answer.status_code == 200, answer.text
@@ -145,7 +152,7 @@ def test_with_an_account_everybody_has_to_log_in(tmp_path: Path) -> None:
         assert made.returncode == 0, made.stderr
         token = it.command("accounts", "token", "ana", "--data", "data/jobrunner").stdout.strip()
     with runner(tmp_path) as it:
-        assert re.search(r"HTTP on http://0\.0\.0\.0:\d+", it.log()), "as the original, but with a login"
+        it.until_logged(r"HTTP on http://0\.0\.0\.0:\d+")  # as the original, but with a login
         for method, path in (("GET", "/"), ("POST", "/"), ("GET", "/x/attach"), ("DELETE", "/x")):
             assert it.http.request(method, path, json={"CommandLine": "id"}).status_code == 401, (method, path)
         it.http.headers["Authorization"] = f"Bearer {token}"

@@ -6,10 +6,13 @@ it is known after a restart as well. Who may call is the gate's business, not th
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +30,7 @@ from puppetmaster.fields import MAX_NAME
 from puppetmaster.outputs import Outputs
 from puppetmaster.policies import LOCALHOST, MAX_SECONDS
 from puppetmaster.service import Service
-from puppetmaster.states import JOB_FINAL, JobStatus, RequestStatus
+from puppetmaster.states import JOB_FINAL, REQUEST_FINAL, JobStatus, RequestStatus
 from puppetmaster.wire import COMMANDS
 
 LABEL = "jobrunner"
@@ -35,6 +38,9 @@ LABEL = "jobrunner"
 
 PAGE = 1000
 """Jobs that are looked at in one go."""
+
+ANSWER_TIME, LOOK = 5.0, 0.02
+"""Seconds for the answer of a command that has ended, and between two looks for it."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -162,13 +168,22 @@ class Runner:
     async def _fault(self, request_id: int) -> str | None:
         """Why a command could not be run: its client has no other way to learn it."""
         try:
-            about = (await self._service.show_request(request_id))["__request"]
+            about = await self._ended(request_id)
         except PuppetmasterError:
             return None
         result = about["result"]
         data = result.get("data") if isinstance(result, dict) else None
         message = data.get("message") if isinstance(data, dict) else None
         return message if about["status"] == RequestStatus.ERROR.value and isinstance(message, str) else None
+
+    async def _ended(self, request_id: int) -> dict[str, Any]:
+        """A request whose output is at its end: its answer comes a moment later."""
+        deadline = time.monotonic() + ANSWER_TIME
+        while True:
+            about: dict[str, Any] = (await self._service.show_request(request_id))["__request"]
+            if about["status"] in REQUEST_FINAL or time.monotonic() > deadline:
+                return about
+            await asyncio.sleep(LOOK)
 
     def _is_valid(self, request: Request) -> bool:
         return self._access is None or self._access.is_valid(request.state.caller)
