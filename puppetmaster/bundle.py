@@ -69,6 +69,7 @@ async def _serve(
         store,
         registry,
         tunnels,
+        instance,
         # The controller locks the remote bundle while it works, so there one request goes at a time.
         window=1 if through_controller else settings.window,
         max_destination_bytes=TUNNEL_BYTES - len(answer_topic("", instance)) if through_controller else None,
@@ -88,7 +89,7 @@ async def _serve(
     core.devices.on_removed.append(observer.clear_presence)
     systems = Systems(core, settings)
     tunnels.serve(service)
-    core.load(instance)
+    core.load()
     sanji = Puppetmaster.make(
         Connection(settings.broker, qos=settings.qos),
         service=service,

@@ -26,6 +26,7 @@ from puppetmaster.service import Outlet, Service
 from puppetmaster.settings import Settings
 from puppetmaster.store import Store
 from puppetmaster.times import Clock
+from puppetmaster.wire import answer_topic
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Core:
     """The parts, made and connected; nothing runs before :meth:`start`.
 
     :param tunnels: the way over the broker.
+    :param instance: the name of this puppetmaster.
     :param window: how many requests may be out over it at once.
     :param max_destination_bytes: see JobReader.
     """
@@ -49,11 +51,13 @@ class Core:
         store: Store,
         registry: Store,
         tunnels: Outlet,
+        instance: str,
         *,
         window: int,
         max_destination_bytes: int | None = None,
     ) -> None:
         self.clock = Clock()
+        self._instance = instance
         self.registry = registry
         self.publish_output: Callable[[str, int, bytes], None] = _publish_nothing
         """Tells others of the output of commands on this machine."""
@@ -94,18 +98,19 @@ class Core:
             emit=self._emit,
             info=lambda: dict(facts({})),
         )
-        self._local = Local(self.service, self._worker)
+        self._local = Local(self.service, self._worker, answer_topic(LOCALHOST, instance))
         self.router.add(self._local)
         self.router.add(self.pull)
         self.devices.current = self.engine.out_to
-        self.devices.on_online.append(self.service.online)
+        self.devices.on_present.append(self.service.present)
+        self.devices.on_removed.append(self.service.present)
         self.service.listen(self.outputs.tell)
         self.service.on_removed.append(self.outputs.remove)
 
-    def load(self, instance: str) -> None:
+    def load(self) -> None:
         """Take over what the stores hold."""
         self.devices.load()
-        self.service.load(instance)
+        self.service.load(self._instance)
         # A kill may come between the removal of a job and that of its output.
         self.outputs.remove([ident for ident in self.outputs.request_ids if self.service.destination_of(ident) is None])
 

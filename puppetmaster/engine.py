@@ -170,7 +170,7 @@ class Engine:
             return spec
         resolved = replace(spec, batch=self._resolved(spec.targets, spec.batch))
         if not resolved.total:
-            raise Conflict("no device that is known fits the targets; GET /devices lists them")
+            raise Conflict("no device that is known fits the targets (puppetmaster devices list, GET /devices)")
         return resolved
 
     def is_offline(self, destination: str) -> bool:
@@ -341,8 +341,8 @@ class Engine:
         self._fail(request, now, 413, {"message": reason}, reason)
         return Verdict.APPLIED
 
-    def online(self, destination: str, now: float) -> None:
-        """A device came online: it gets what waited for it, when those have that came before it."""
+    def present(self, destination: str, now: float) -> None:
+        """A device is not away any more: it gets what waited for it, when those have that came before it."""
         if destination in self._absent and destination not in self._returning:
             self._returning[destination] = None
             if len(self._returning) == 1:

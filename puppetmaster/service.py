@@ -37,6 +37,7 @@ from puppetmaster.engine import Engine
 from puppetmaster.errors import Conflict, IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
 from puppetmaster.job_document import JobReader, Rerun
 from puppetmaster.models import Job, JobSpec, Request
+from puppetmaster.paging import gather
 from puppetmaster.states import REQUEST_FINAL, RequestStatus
 from puppetmaster.store import Store
 from puppetmaster.views import View
@@ -52,9 +53,6 @@ RETIRE_INTERVAL = 60.0
 
 SCAN_CHUNK = 250
 """Documents that are looked at before the loop gets a turn: about a millisecond, unless the answers are long."""
-
-MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""The longest page as JSON. One of 10,000 requests could ask for gigabytes."""
 
 CALLED_OFF = 499
 """The code by which a device says what became of a request that was called off."""
@@ -224,9 +222,9 @@ class Service:
         self._engine.know_who_is_away(known)
         self._work.set()
 
-    def online(self, destination: str) -> None:
-        """A device came online; it gets what waited for that."""
-        self._engine.online(destination, self._now())
+    def present(self, destination: str) -> None:
+        """A device is not known to be away any more; it gets what waited for that."""
+        self._engine.present(destination, self._now())
         self._work.set()
 
     async def answer(self, answer: Answer) -> Verdict:
@@ -326,7 +324,7 @@ class Service:
         ]
         self._stage()
         page = self._store.scan(JOBS, found[wanted.offset : wanted.offset + wanted.limit])
-        return await self._when_saved(await _gather(views.job_view(job_id, document) for job_id, document in page))
+        return await self._when_saved(await gather(views.job_view(job_id, document) for job_id, document in page))
 
     async def show_job(self, job_id: int, query: Mapping[str, Any]) -> View:
         """One job and a page of its requests."""
@@ -353,7 +351,7 @@ class Service:
         groups = answers.largest(wanted.limit)
         documents = self._store.scan(REQUESTS, [group.request_id for group in groups])
         found = (views.answer_view(group, document) for group, (_, document) in zip(groups, documents, strict=True))
-        return await self._when_saved(await _gather(found))
+        return await self._when_saved(await gather(found))
 
     async def update_job(self, job_id: int, document: object) -> View:
         """Pause, resume or cancel a job, or give it other limits."""
@@ -539,7 +537,7 @@ class Service:
             await asyncio.sleep(0)
 
     async def _request_views(self, ids: Iterable[int]) -> list[View]:
-        return await _gather(
+        return await gather(
             views.request_view(request_id, document, self._engine.jobs[document["job"]])
             for request_id, document in self._store.scan(REQUESTS, ids)
             if document["job"] in self._engine.jobs
@@ -686,25 +684,6 @@ class Service:
 
     def _load_job(self, job_id: int, document: Document) -> Job:
         return job_from_document(job_id, document, self._store.get(MESSAGES, job_id) or {"messages": []})
-
-
-async def _gather(found: Iterable[View]) -> list[View]:
-    """A page, made one by one as long as it is not too long, with turns for the loop in between.
-
-    :raises TooLarge: when it would pass MAX_PAGE_BYTES as JSON.
-    """
-    page: list[View] = []
-    size = 0
-    for view in found:
-        size += len(encode(view)) + 1
-        if size > MAX_PAGE_BYTES:
-            raise TooLarge(
-                f"the page would have more than {MAX_PAGE_BYTES} bytes: ask for a smaller one (?limit={len(page) or 1})"
-            )
-        page.append(view)
-        if len(page) % SCAN_CHUNK == 0:
-            await asyncio.sleep(0)
-    return page
 
 
 def _names(statuses: Iterable[RequestStatus]) -> frozenset[str]:

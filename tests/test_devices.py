@@ -151,7 +151,7 @@ def test_only_word_of_a_device_itself_is_a_sign_of_life() -> None:
 def test_who_comes_online_is_told_of() -> None:
     async def main(bench: Bench) -> None:
         came: list[str] = []
-        bench.devices.on_online += [came.append, lambda name: 1 / 0, came.append]  # type: ignore[list-item]
+        bench.devices.on_present += [came.append, lambda name: 1 / 0, came.append]  # type: ignore[list-item]
         bench.say("a", OFFLINE)
         assert came == []
         bench.say("a", ONLINE)

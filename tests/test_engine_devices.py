@@ -187,7 +187,7 @@ def test_wait_sends_when_the_device_comes_online() -> None:
     assert run.disk.request(job.first_request)["reason"] == "waits for its device to come online"
     assert run.sent(100) == []
     fleet.offline.clear()
-    run.engine.online("a", run.now)
+    run.engine.present("a", run.now)
     assert run.sent() == ["a"]
 
 
@@ -207,7 +207,7 @@ def test_a_site_that_comes_back_is_not_flooded() -> None:
     assert run.sent() == []
     fleet.offline.clear()
     for name in names:
-        run.engine.online(name, run.now)
+        run.engine.present(name, run.now)
     gone: list[str] = []
     while len(gone) < len(names):
         wake = run.engine.next_wake()
@@ -223,10 +223,10 @@ def test_who_comes_online_and_goes_again_waits_on() -> None:
     job = run.job(["a"], offline=Offline.WAIT)
     run.step()
     for _ in range(3):
-        run.engine.online("a", run.now)
+        run.engine.present("a", run.now)
         assert run.sent(SECOND) == []
     fleet.offline.clear()
-    run.engine.online("a", run.now)
+    run.engine.present("a", run.now)
     assert run.sent(SECOND) == ["a"]
     assert job.counts[S.CREATED] == 1
 
@@ -260,7 +260,7 @@ def test_what_waits_ends_with_its_job_and_is_forgotten() -> None:
     run.step()
     assert job.counts[S.CANCELED] == 2
     assert not run.engine._absent
-    run.engine.online("a", run.now)
+    run.engine.present("a", run.now)
     assert run.sent(SECOND) == []
 
 
@@ -273,7 +273,7 @@ def test_what_waited_waits_on_after_a_restart() -> None:
     run.disk.restore(again.engine, run.engine.next_id, run.now)
     assert again.sent() == []
     fleet.offline.clear()
-    again.engine.online("a", again.now)
+    again.engine.present("a", again.now)
     assert again.sent() == ["a"]
 
 
@@ -290,7 +290,7 @@ def test_an_attempt_that_waits_for_its_device_is_not_taken_for_one_that_is_out_a
         run.restart()
         assert run.sent(SECOND) == []
     fleet.offline.clear()
-    run.engine.online("a", run.now)
+    run.engine.present("a", run.now)
     assert run.sent() == ["a"]
     assert run.sent(SECOND) == []
 

@@ -315,7 +315,7 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             self.fleet.offline.discard(destination)
         if said == "online":
-            self.engine.online(destination, self.now)
+            self.engine.present(destination, self.now)
         self.settle()
 
     @rule(known=st.booleans())

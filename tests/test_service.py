@@ -29,8 +29,9 @@ from puppetmaster.errors import (
 )
 from puppetmaster.job_document import JobReader
 from puppetmaster.models import FIRST_ID, Request
+from puppetmaster.paging import MAX_PAGE_BYTES
 from puppetmaster.policies import Retention
-from puppetmaster.service import MAX_PAGE_BYTES, STORE_RETRY, Service
+from puppetmaster.service import STORE_RETRY, Service
 from puppetmaster.store import MemoryStore
 from puppetmaster.store.port import Document
 from puppetmaster.wire import MAX_BUS_BYTES, MAX_DATA_BYTES, Answer

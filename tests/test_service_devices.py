@@ -174,7 +174,7 @@ def test_a_device_that_comes_online_gets_what_waited_for_it() -> None:
             seen = (await bench.service.show_request(made["requests"][0]))["__request"]
             assert (seen["status"], seen["reason"]) == ("created", "waits for its device to come online")
             fleet.offline.clear()
-            bench.service.online("a")
+            bench.service.present("a")
             await settle()
             assert bench.of("send") == [("send", made["requests"][0])]
 

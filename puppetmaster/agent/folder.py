@@ -48,7 +48,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, ident: str) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # commands run in other folders
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

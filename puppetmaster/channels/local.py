@@ -16,16 +16,17 @@ from puppetmaster.wire import COMMANDS, Answer
 
 logger = logging.getLogger(__name__)
 
-TUNNEL = "local"
-"""Where the orders of this channel are answered to, in the worker's memory."""
-
 
 class Local:
-    """The channel of ``localhost`` for what an agent serves; all else goes to the bundles beside us."""
+    """The channel of ``localhost`` for what an agent serves; all else goes to the bundles beside us.
 
-    def __init__(self, post: Post, worker: Worker) -> None:
+    :param tunnel: stands for us in the worker's memory, which may outlive the ids of one instance.
+    """
+
+    def __init__(self, post: Post, worker: Worker, tunnel: str) -> None:
         self._post = post
         self._worker = worker
+        self._tunnel = tunnel
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serves(self, request: Request) -> bool:
@@ -47,14 +48,14 @@ class Local:
         """See Channel."""
         message = request.message
         order = Order(
-            id=request.id, method=message.method, resource=message.resource, data=message.data, tunnel=TUNNEL
+            id=request.id, method=message.method, resource=message.resource, data=message.data, tunnel=self._tunnel
         )
         self._begin(self._hand_over(request, attempt, order), f"local-{request.id}")
 
     def abort(self, request: Request) -> None:
         """See Channel."""
         if request.message.resource == COMMANDS:
-            order = Order(id=request.id, method="delete", resource=COMMANDS, data=None, tunnel=TUNNEL)
+            order = Order(id=request.id, method="delete", resource=COMMANDS, data=None, tunnel=self._tunnel)
             self._begin(self._worker.handle(order, self._reply(request.id)), f"local-abort-{request.id}")
 
     async def _hand_over(self, request: Request, attempt: int, order: Order) -> None:

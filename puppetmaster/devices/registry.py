@@ -59,8 +59,8 @@ class Devices:
     """
 
     def __init__(self, store: Store, now: Callable[[], float], *, limit: int = MAX_DEVICES) -> None:
-        self.on_online: list[Callable[[str], None]] = []
-        """Called when a device comes online, also when it does so again."""
+        self.on_present: list[Callable[[str], None]] = []
+        """Called when a device comes online, also when it does so again, and when it is not away any more."""
         self.on_removed: list[Callable[[str], None]] = []
         """Called when a device was removed, and that is on disk."""
         self.current: Callable[[str], int | None] = lambda destination: None
@@ -212,6 +212,7 @@ class Devices:
 
     def _connect(self, device: Device, connection: Connection, now: float, *, again: bool = False) -> None:
         came = connection is Connection.ONLINE and (again or device.connection is not Connection.ONLINE)
+        is_away_no_more = device.connection is Connection.OFFLINE and connection is not Connection.OFFLINE
         if connection is not device.connection:
             self._counts[device.connection] -= 1
             self._counts[connection] += 1
@@ -220,7 +221,8 @@ class Devices:
         if came:
             # The broker repeats what is retained, and speaks for those that are gone: only this is word of a device.
             device.last_seen_at = now
-            self._tell(self.on_online, device.id)
+        if came or is_away_no_more:
+            self._tell(self.on_present, device.id)
 
     def _tell(self, listeners: Sequence[Callable[[str], None]], destination: str) -> None:
         for listener in listeners:

@@ -32,7 +32,7 @@ export function progressBar({ large = false } = {}) {
         const part = parts[place];
         part.hidden = count === 0;
         // A single failure among 20,000 is still to be seen; the style sheet gives each part a least width.
-        part.style.setProperty('flex-grow', String(count / job.totalCount));
+        part.style.setProperty('flex-grow', String(count / (job.totalCount || 1)));
         if (large) part.title = `${status}: ${number(count)} (${share(count, job.totalCount)})`;
       });
       shown.total = job.totalCount;
