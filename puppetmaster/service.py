@@ -340,7 +340,7 @@ class Service:
         wanted = queries.parse(queries.AnswersQuery, query)
         job = self._engine.job(job_id)
         self._stage()
-        answers, statuses = Answers(), _names(wanted.status or REQUEST_FINAL)
+        answers, statuses = Answers(job.messages), _names(wanted.status or REQUEST_FINAL)
 
         def look(request_id: int, document: Document) -> None:
             if document["status"] in statuses:

@@ -10,7 +10,7 @@ import pytest
 
 from puppetmaster.answers import MAX_DESTINATIONS, Answers
 from puppetmaster.errors import InvalidDocument, JobNotFound, TooLarge
-from puppetmaster.service import MAX_PAGE_BYTES
+from puppetmaster.paging import MAX_PAGE_BYTES
 from puppetmaster.views import MAX_RESULT_BYTES
 from tests.test_service import Bench, job, refused, run, settle, until
 
@@ -111,6 +111,71 @@ def test_a_few_destinations_are_named_each_once() -> None:
     [group] = answers.largest(10)
     assert (group.request_id, group.count) == (0, 20)
     assert group.destinations == tuple(f"d{number}" for number in range(MAX_DESTINATIONS))
+
+
+# Answers of commands, and of the farm
+
+
+def command(**more: Any) -> dict[str, Any]:
+    """What an agent answers."""
+    return {"outcome": "done", "exitCode": 0, "duration": 0.013, "stdout": "hello\n", "stderr": "", **more}
+
+
+def to(resource: str) -> dict[str, Any]:
+    return {"message": {"method": "post", "resource": resource}}
+
+
+async def counted(resource: str, *answers: tuple[int, Any]) -> list[int]:
+    async with Bench() as bench:
+        made = await answered(bench, *answers, **to(resource))
+        return [group["count"] for group in await bench.service.list_answers(made["id"], {})]
+
+
+def test_commands_that_printed_the_same_are_counted_together_however_long_they_took() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            answers = [(200, command()), (200, command(duration=1.5)), (200, command(stdout="bye\n"))]
+            made = await answered(bench, *answers, **to("/agent/commands"))
+            first, _ = await bench.service.list_answers(made["id"], {})
+            assert (first["count"], first["destinations"], first["result"]) == (2, ["d0", "d1"], command())
+
+    run(main)
+
+
+def test_commands_that_failed_alike_are_counted_together() -> None:
+    def failed(code: int, **more: Any) -> tuple[int, Any]:
+        return code, command(outcome="failed", **more)
+
+    async def main() -> None:
+        exits = [failed(500, exitCode=exit_code, duration=exit_code + n) for n in (0, 0.5) for exit_code in (3, 4)]
+        assert await counted("/agent/commands", *exits) == [2, 2]
+        words = "it took too long and was killed after"
+        late = [(500, command(outcome="timeout", duration=n, message=f"{words} {n} s")) for n in (5.0, 5.1)]
+        assert await counted("/agent/commands", *late) == [2]
+        ends = [(499, command(outcome="killed", after=n, message=f"killed after {n:.1f} s")) for n in (3, 4)]
+        assert await counted("/agent/commands", *ends) == [2]
+
+    run(main)
+
+
+def test_what_a_device_itself_calls_a_duration_tells_its_answers_apart() -> None:
+    async def main() -> None:
+        assert await counted("/backup", (200, {"duration": 1}), (200, {"duration": 2})) == [1, 1]
+        assert await counted("/agent/commands", (200, None), (200, [1]), (200, "x")) == [1, 1, 1]
+
+    run(main)
+
+
+def test_chunks_of_the_farm_that_ended_alike_are_counted_together_whoever_had_them() -> None:
+    def chunk(number: int, **more: Any) -> dict[str, Any]:
+        return {"message": "done", "worker": f"w{number}", "worker_id": number, "time_cost": number, **more}
+
+    async def main() -> None:
+        answers: list[tuple[int, Any]] = [(200, chunk(1)), (200, chunk(2)), (200, chunk(3, message="other"))]
+        answers += [(500, chunk(number, failures=[f"w{number}"])) for number in (4, 5)]
+        assert await counted("/farm/blender_render", *answers) == [2, 2, 1]
+
+    run(main)
 
 
 # Sizes
