@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +19,7 @@ from puppetmaster.cli.new_job import DryRun, make
 from puppetmaster.cli.options import REACH, Json, positive, with_settings
 from puppetmaster.cli.outcome import FAILED, BadUsage, Interrupted, say
 from puppetmaster.cli.running import is_over_http, talk
+from puppetmaster.cli.waiting import Waiting
 from puppetmaster.cli.watching import goes_on, is_success
 from puppetmaster.errors import Conflict, PuppetmasterError, TooLarge
 from puppetmaster.settings import Settings
@@ -137,6 +137,9 @@ def execute(
       puppetmaster exec -d 'device-[0001-0050]' --quiet --timeout 30 'cat /etc/os-release'
       puppetmaster exec --all --online --sample 10% -- systemctl is-active sshd
     """
+    if raw and (json or quiet):
+        other = "--json" if json else "--quiet"
+        raise BadUsage("--raw", f"it prints the bytes of the commands and nothing else: give it without {other}")
     document = {
         **_where(destinations, labels, facts, everywhere, online, sample),
         "message": {"method": "post", "resource": RESOURCE, "data": _order(words, timeout, user, cwd, env)},
@@ -226,15 +229,21 @@ def _name(words: list[str]) -> str | None:
 
 
 def _run(settings: Settings, document: Document, shown: Shown, cancel: bool) -> None:
-    from puppetmaster.cli.groups import ALL, SHORT, Groups, print_groups
+    from puppetmaster.cli.groups import ALL, SHORT, Groups, print_groups, print_verdicts
 
     created: Document = {}
     groups = Groups()
+    was_seen = False
 
     async def conversation(client: DocumentClient) -> Document:
+        nonlocal was_seen
         async with _output(settings) as output:
             created.update(await client.create_job(document))
-            return await _Execution(client, output, created, shown, cancel).run(groups)
+            execution = _Execution(client, output, created, shown, cancel)
+            try:
+                return await execution.run(groups)
+            finally:
+                was_seen = execution.was_seen
 
     interrupted = None
     try:
@@ -251,14 +260,22 @@ def _run(settings: Settings, document: Document, shown: Shown, cancel: bool) -> 
     if shown.json and shown.summary:
         render.print_json_line({"type": "job", **job})
     elif shown.summary:
-        print_groups(groups, ALL if shown.quiet else SHORT)
+        if was_seen and job["totalCount"] == 1 and not shown.quiet:
+            print_verdicts(groups)  # its output stands above
+        else:
+            print_groups(groups, ALL if shown.quiet else SHORT)
         typer.echo(render.summary(job))
     if interrupted is not None:
         raise interrupted
-    if not is_success(job):
+    if not (is_success(job) or _is_fine_without(job, groups.left_out)):
         if not shown.json and job["reason"] and job["status"] != "resolved":
             say(f"reason: {render.plain(job['reason'])}")
         raise typer.Exit(FAILED)
+
+
+def _is_fine_without(job: Document, left_out: int) -> bool:
+    """Whether every device resolved but those that were to be left out; at least one did."""
+    return bool(left_out and job["finishCount"] and job["finishCount"] + left_out == job["totalCount"])
 
 
 @asynccontextmanager
@@ -299,6 +316,14 @@ class _Execution:
         self._request_ids: list[int] = created["requests"]
         self._presses = 1 if cancel else 0
         self._pressed = asyncio.Event()
+        self._called_off = False
+        """Whether the user wants the job to end: its end may come before the answer to that."""
+        self._was_seen = False
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether there was any output to be seen as it came."""
+        return self._was_seen
 
     async def run(self, groups: Groups) -> Document:
         """Show the output and wait for the end; the job.
@@ -310,11 +335,13 @@ class _Execution:
         watching = asyncio.create_task(self._watch(), name="job")
         deciding = asyncio.create_task(self._decide(), name="interrupts")
         tasks = {speaking, watching, deciding}
+        if not (self._shown.quiet or self._shown.json):
+            waiting = Waiting(self._client, lambda: self._job)
+            tasks.add(asyncio.create_task(waiting.run(), name="waiting"))
         try:
             await asyncio.wait({watching, deciding}, return_when=asyncio.FIRST_COMPLETED)
-            called_off = deciding.done()
-            if called_off:
-                deciding.result()
+            if self._called_off or deciding.done():
+                await deciding
             await watching
             self._output.finish()
             await asyncio.wait({speaking}, timeout=REST_TIME)
@@ -322,9 +349,9 @@ class _Execution:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._shown.summary:
+        if self._shown.summary or self._job["counts"].get("canceled"):
             await self._gather(groups)
-        if called_off:
+        if self._called_off:
             raise _CalledOff(self._job)
         return self._job
 
@@ -332,6 +359,7 @@ class _Execution:
         try:
             async with aclosing(self._output.pieces(self._id, self._request_ids)) as pieces:
                 async for piece in pieces:
+                    self._was_seen = True
                     view.show(piece)
         except PuppetmasterError as error:
             say(f"no more output: {error}")
@@ -362,8 +390,11 @@ class _Execution:
             except asyncio.TimeoutError:
                 raise goes_on(Interrupted(signal.SIGINT), self._id) from None
         say(f"calling job {self._id} off")
-        with contextlib.suppress(Conflict):  # it has just ended
+        self._called_off = True
+        try:
             await self._client.update_job(self._id, {"status": "canceled"})
+        except Conflict:
+            self._called_off = False  # it has just ended by itself
 
     async def _gather(self, groups: Groups) -> None:
         """Read what every request came to, in pages that fit the way."""
@@ -378,7 +409,7 @@ class _Execution:
                 continue
             for request in page:
                 groups.add(request)
-                if self._shown.json:
+                if self._shown.json and self._shown.summary:
                     _print_result(request)
             if not page:
                 return

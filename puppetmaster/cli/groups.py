@@ -27,6 +27,9 @@ SHORT, ALL = 12, 1_000_000
 NAMES_WIDTH = 200
 """Characters of the names of a group, about."""
 
+OFFLINE = "its device is offline"
+"""The reason of a request that was left out because its device is away."""
+
 _RANKS = {"resolved": 0, "error": 1, "timeout": 2, "canceled": 3}
 
 
@@ -48,11 +51,14 @@ class Groups:
 
     def __init__(self) -> None:
         self._groups: dict[bytes, Group] = {}
+        self.left_out = 0
+        """Devices that were to be left out because they are away."""
 
     def add(self, request: Document) -> None:
         """Take a request that has ended, as it travels."""
         about = request["__request"]
         data = said(about)
+        self.left_out += is_left_out(about)
         group = Group(
             status=about["status"],
             verdict=verdict(about, data),
@@ -79,13 +85,30 @@ def print_groups(groups: Groups, lines: int) -> None:
     """Each group: how many, who, how it ended and what was said, in so many lines at most."""
     to = render.console()
     for group in groups:
-        style = render.STYLES.get(group.status, "")
-        head = Text(render.count(len(group.destinations), "device"), style=f"bold {style}".strip())
-        head.append(f"{', ' if group.verdict else ''}{group.verdict}: ", style=style)
-        head.append(render.plain(fold(group.destinations, NAMES_WIDTH)))
-        to.print(head, soft_wrap=True)
+        to.print(_head(group), soft_wrap=True)
         for line in _lines(group, lines):
             to.print(Text(line), soft_wrap=True)
+
+
+def print_verdicts(groups: Groups) -> None:
+    """How the groups ended in which not all is well, without what was said."""
+    to = render.console()
+    for group in groups:
+        if group.verdict:
+            to.print(_head(group), soft_wrap=True)
+
+
+def _head(group: Group) -> Text:
+    style = render.STYLES.get(group.status, "")
+    head = Text(render.count(len(group.destinations), "device"), style=f"bold {style}".strip())
+    head.append(f"{', ' if group.verdict else ''}{group.verdict}: ", style=style)
+    head.append(render.plain(fold(group.destinations, NAMES_WIDTH)))
+    return head
+
+
+def is_left_out(about: Document) -> bool:
+    """Whether a request was called off because its device is away."""
+    return bool(about["status"] == "canceled" and about.get("reason") == OFFLINE)
 
 
 def said(about: Document) -> Document:
@@ -103,6 +126,8 @@ def verdict(about: Document, data: Document) -> str:
         return ""
     if status == "timeout":
         return "no answer in time"
+    if is_left_out(about):
+        return "left out, offline"
     if status == "canceled":
         return f"canceled, {_word(outcome)}" if outcome else "canceled"
     if outcome == "timeout":

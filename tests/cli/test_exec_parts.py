@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from typing import Any
 
 import pytest
@@ -13,12 +15,16 @@ from typer.testing import CliRunner
 from puppetmaster.chunks import Chunk, Stream
 from puppetmaster.cli.app import app
 from puppetmaster.cli.destinations import expand
-from puppetmaster.cli.exec import _order, _where
+from puppetmaster.cli.exec import Shown, _Execution, _is_fine_without, _order, _where
 from puppetmaster.cli.folding import fold
-from puppetmaster.cli.groups import Groups, print_groups
+from puppetmaster.cli.groups import Groups, print_groups, print_verdicts
 from puppetmaster.cli.live import Lines, Raw, clean
-from puppetmaster.cli.outcome import BadUsage
-from puppetmaster.client.output import Piece
+from puppetmaster.cli.outcome import BadUsage, Interrupted
+from puppetmaster.cli.waiting import Waiting
+from puppetmaster.client.documents import DocumentClient, Told
+from puppetmaster.client.output import Output, Piece
+from puppetmaster.errors import PuppetmasterError
+from tests.cli.conftest import make_job
 
 TIME = "2026-01-31T12:00:00.000Z"
 
@@ -191,6 +197,25 @@ def test_answers_of_other_agents_are_taken_as_they_are(result: Any, capsys: pyte
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_of_one_device_whose_output_was_seen_only_a_failure_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for device, exit_code in (("a", 0), ("b", 3)):
+        groups = Groups()
+        groups.add(request(device, "error" if exit_code else "resolved", 500, stdout="seen\n", exitCode=exit_code))
+        print_verdicts(groups)
+    assert capsys.readouterr().out == "1 device, exit code 3: b\n"
+
+
+def test_devices_that_are_left_out_are_no_failure_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = Groups()
+    away = {"destination": "b", "status": "canceled", "code": None, "result": None, "reason": "its device is offline"}
+    groups.add({"id": 1, "__request": away})
+    print_groups(groups, 10)
+    assert capsys.readouterr().out == "1 device, left out, offline: b\n"
+    assert _is_fine_without(make_job(1, "resolved", resolved=1, canceled=1), groups.left_out)
+    assert not _is_fine_without(make_job(1, "canceled", canceled=1), groups.left_out)
+    assert not _is_fine_without(make_job(1, "resolved", resolved=1, canceled=2), groups.left_out)
+
+
 # The document
 
 
@@ -251,3 +276,96 @@ def test_words_are_joined_with_blanks() -> None:
 def test_bad_usage_ends_with_2(arguments: list[str], said: str) -> None:
     done = CliRunner().invoke(app, ["exec", *arguments], env={"COLUMNS": "200"})
     assert done.exit_code == 2 and said in done.output
+
+
+def test_raw_bytes_are_nothing_else() -> None:
+    for other in ("--json", "--quiet"):
+        done = CliRunner().invoke(app, ["exec", "-d", "a", "--raw", other, "uptime"])
+        assert done.exit_code == 2 and f"give it without {other}" in done.output
+
+
+# The conversation
+
+
+class Fleet(DocumentClient):
+    """A puppetmaster with one job, whose end comes before the answer to who called it off."""
+
+    def __init__(self, devices: dict[str, str] | None = None) -> None:
+        self.known = devices or {}
+        self.sent = ["a"]
+        self._called_off = asyncio.Event()
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def request(self, method: str, resource: str, data: Any = None, timeout: float | None = None) -> Any:
+        if method == "put":
+            self._called_off.set()
+            await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "job"])
+            for _ in range(20):
+                await asyncio.sleep(0)  # whoever heard of the end goes on
+            return self.job_as("canceled", canceled=1)
+        if resource.startswith("/devices"):
+            return [{"id": name, "connection": connection} for name, connection in self.known.items()]
+        if resource.startswith("/requests"):
+            return [request(name, "sent", None) for name in self.sent]
+        return {**self.job_as("canceled", canceled=1), "requests": [request("a", "canceled", 499, outcome="killed")]}
+
+    async def watch(self, job_id: int, *, told: Told | None = None) -> AsyncIterator[dict[str, Any]]:
+        yield self.job_as("dispatching", sent=1)
+        await self._called_off.wait()
+        yield self.job_as("canceled", canceled=1)
+
+    def unreadable(self, text: str) -> PuppetmasterError:
+        return PuppetmasterError(text)
+
+    def job_as(self, status: str, **counts: int) -> dict[str, Any]:
+        return make_job(1, status, **counts)
+
+
+class NoOutput(Output):
+    """Nobody says anything."""
+
+    def __init__(self) -> None:
+        self._finished = asyncio.Event()
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def finish(self) -> None:
+        self._finished.set()
+
+    async def pieces(self, job_id: int, request_ids: Collection[int]) -> AsyncGenerator[Piece, None]:
+        await self._finished.wait()
+        for found in ():
+            yield found
+
+
+def test_a_job_is_called_off_though_its_end_comes_before_the_answer() -> None:
+    async def call_off() -> None:
+        fleet = Fleet()
+        created = {**fleet.job_as("dispatching", sent=1), "requests": [1]}
+        shown = Shown(json=False, raw=False, quiet=True, summary=True)
+        execution = _Execution(fleet, NoOutput(), created, shown, True)
+        execution._press()
+        await execution.run(Groups())
+
+    with pytest.raises(Interrupted) as caught:
+        asyncio.run(call_off())
+    assert caught.value.exit_code == 130 and "was called off" in caught.value.note
+
+
+def test_who_is_waited_for_is_told_once_and_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    async def look() -> None:
+        fleet = Fleet({"p1": "online", "p2": "offline", "p3": "offline"})
+        waiting = Waiting(fleet, lambda: make_job(1, resolved=46, sent=4))
+        for fleet.sent in (["p1"], ["p1", "p2", "p3", "q"], ["p3", "p2", "q", "p1"], ["p2"], []):
+            await waiting.look()
+
+    asyncio.run(look())
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting for 3 of 50: p[2-3] (offline); q (never heard of)",
+        "waiting for 1 of 50: p2 (offline)",
+    ]
