@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -645,11 +646,13 @@ def test_a_full_disk_refuses_orders_for_now_and_gives_answers_all_the_same(tmp_p
 
 @with_desk
 async def test_a_command_takes_some_milliseconds(desk: Desk) -> None:
-    count = 100
-    start = time.monotonic()
-    for _ in range(count):
+    fastest = math.inf
+    # On a machine that has nothing else to do for a moment.
+    for _ in range(60):
+        start = time.monotonic()
         await desk.run({"argv": ["true"]})
-    assert (time.monotonic() - start) / count < 0.05
+        fastest = min(fastest, time.monotonic() - start)
+    assert fastest < 0.03
 
 
 def _boot() -> str:
