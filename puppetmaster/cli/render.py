@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from puppetmaster.cli import command, telemetry
 from puppetmaster.times import from_text
 
 Document = Mapping[str, Any]
@@ -113,7 +114,7 @@ def print_answers(groups: Iterable[Document]) -> None:
             _cell(group.get("count")),
             _status(group),
             _cell(group.get("code")),
-            _short(_said(group.get("result"))),
+            _short(_said(group.get("result"), cut=bool(group.get("cut")))),
             _short(", ".join(group.get("destinations") or ())),
         )
     show(table)
@@ -127,7 +128,7 @@ def print_devices(devices: Iterable[Document]) -> None:
         table.add_row(
             _cell(device.get("id")),
             _connection(device),
-            f"{age(device.get('lastSeenAt'))} ago" if device.get("lastSeenAt") else "-",
+            _seen(device),
             _cell(device.get("currentRequest")),
             _short(_pairs(device.get("labels"))),
             *(_short(facts.get(name)) for name in ("hostname", "system", "version")),
@@ -138,7 +139,10 @@ def print_devices(devices: Iterable[Document]) -> None:
 def print_device(device: Document) -> None:
     """All of a device."""
     rest = {"labels": _pairs(device.get("labels")), "facts": _pairs(device.get("facts"))}
-    _print_fields({**device, **rest})
+    told = telemetry.lines(device.get("telemetry"))
+    if told:
+        rest["telemetry"] = _ago((device.get("telemetry") or {}).get("at"))
+    _print_fields({**(device if told else _without(device, "telemetry")), **rest, **told})
 
 
 def print_values(values: Iterable[Document]) -> None:
@@ -156,8 +160,12 @@ def print_job(job: Document) -> None:
 
 
 def print_request(request: Document) -> None:
-    """All of a request; data and result as JSON."""
-    _print_fields({**_without(request, "__request"), **request.get("__request", {})})
+    """All of a request; data and result as JSON, and of a command's answer all but its output."""
+    about = request.get("__request", {})
+    answer = command.answer_of(about.get("result"))
+    if answer is not None:
+        about = {**_without(about, "result"), **command.facts(answer)}
+    _print_fields({**_without(request, "__request"), **about})
 
 
 def count(number: int, noun: str) -> str:
@@ -242,11 +250,14 @@ def _cell(value: Any) -> Text:
     return Text(plain(value if isinstance(value, str) else orjson.dumps(value).decode()))
 
 
-def _said(result: Any) -> Any:
+def _said(result: Any, *, cut: bool = False) -> Any:
     """What a device said, its message first, for that is what is read in a narrow column.
 
     The code and the resource of a failure stand in columns of their own.
     """
+    answer = command.answer_of(result, cut=cut)
+    if answer is not None:
+        return command.headline(answer)
     if isinstance(result, Mapping) and {"code", "data"} <= result.keys() <= {"code", "resource", "data"}:
         result = result["data"]
     if not isinstance(result, Mapping) or not isinstance(result.get("message"), str):
@@ -257,6 +268,15 @@ def _said(result: Any) -> Any:
 
 def _pairs(named: Document | None) -> str:
     return ", ".join(f"{name}={_cell(value).plain}" for name, value in sorted((named or {}).items()))
+
+
+def _seen(device: Document) -> str:
+    """When a device gave a sign of life; this machine gives none, for it is here."""
+    return "here" if device.get("channel") == "local" else _ago(device.get("lastSeenAt"))
+
+
+def _ago(time_of: str | None) -> str:
+    return f"{age(time_of)} ago" if time_of else "-"
 
 
 def _connection(device: Document) -> Text:

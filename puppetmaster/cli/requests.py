@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from puppetmaster.cli import render
+from puppetmaster.cli import command, render
+from puppetmaster.cli.live import clean
 from puppetmaster.cli.options import REACH, Json, Limit, Offset, with_settings
 from puppetmaster.cli.outcome import say_if_page
 from puppetmaster.cli.running import talk
@@ -71,7 +72,7 @@ def list_requests(
 @app.command("show")
 @with_settings(*REACH)
 def show_request(settings: Settings, request_id: RequestId, json: Json = False) -> None:
-    """Show a request and what came of it.
+    """Show a request and what came of it, and what its command printed.
 
     \b
     Example:
@@ -82,6 +83,7 @@ def show_request(settings: Settings, request_id: RequestId, json: Json = False) 
         render.print_json(request)
     else:
         render.print_request(request)
+        _print_output(request)
 
 
 @app.command("cancel")
@@ -98,3 +100,14 @@ def cancel_request(settings: Settings, request_id: RequestId, json: Json = False
         render.print_json(answer)
     else:
         typer.echo(f"request {request_id} canceled")
+
+
+def _print_output(request: Document) -> None:
+    """What a command printed, as it is: below what is known of its request."""
+    answer = command.answer_of(request["__request"].get("result")) or {}
+    for name in command.OUTPUTS:
+        text = answer.get(name)
+        if isinstance(text, str) and text:
+            typer.echo(f"\n{name}:")
+            for line in text.removesuffix("\n").split("\n"):
+                typer.echo(clean(line).rstrip())

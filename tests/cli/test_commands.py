@@ -122,6 +122,50 @@ def test_a_message_comes_first_in_a_narrow_column(stub, invoke, result, shown):
     assert invoke("requests", "list").stdout.splitlines()[1].endswith(f" {shown}")
 
 
+COMMAND = {"outcome": "done", "exitCode": 0, "signal": None, "duration": 0.01, "stdout": "hello\n\n\tworld\n",
+           "stderr": "", "outputBytes": 14, "cutBytes": 0, "message": "done"}  # fmt: skip
+FAILED = {**COMMAND, "outcome": "failed", "exitCode": 3, "stderr": "\n no \x1b[31mdisk\x1b[0m\nat all\n",
+          "message": "exit code 3"}  # fmt: skip
+SIGNAL = {**FAILED, "exitCode": 137, "signal": 9, "message": "killed by signal 9 (SIGKILL)", "stderr": ""}
+KILLED = {**COMMAND, "outcome": "killed", "exitCode": None, "stdout": "", "message": "killed after 3.2 s"}
+
+
+def failure(data):
+    return {"code": 500, "resource": "/agent/commands", "data": data}
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (COMMAND, "exit 0: hello"),
+        ({**COMMAND, "stdout": "", "stderr": "told\nmore"}, "exit 0: told"),
+        ({**COMMAND, "stdout": ""}, "exit 0"),
+        (failure(FAILED), "exit 3: no \N{REPLACEMENT CHARACTER}[31mdisk\N{REPLACEMENT CHARACTER}[0m"),
+        (failure(SIGNAL), "killed by signal 9 (SIGKILL): hello"),
+        (failure(KILLED), "killed after 3.2 s"),
+        (failure({**KILLED, "message": None}), "killed"),
+        (failure({"message": "commandLine is missing"}), "commandLine is missing"),
+    ],
+)
+def test_of_a_command_its_exit_code_and_first_line_are_listed(stub, invoke, result, shown):
+    answers(stub, (200, [{**REQUEST, "__request": {**REQUEST["__request"], "result": result}}]))
+    assert invoke("requests", "list").stdout.splitlines()[1].endswith(f" 500   {shown}")
+    group = {"status": "resolved", "code": 200, "result": result, "cut": False, "count": 2, "destinations": ["a"]}
+    answers(stub, (200, [group]))
+    assert f" {shown} " in invoke("jobs", "answers", "1000000").stdout
+
+
+@pytest.mark.parametrize("result", [COMMAND, failure(COMMAND)])
+@pytest.mark.parametrize("more", ["x", '\N{SNOWMAN}"', "\x00", '\\"'])
+def test_of_a_long_output_that_was_cut_the_first_line_is_listed(stub, invoke, result, more):
+    data = {**COMMAND, "stdout": "hello\n" + more * 5000}
+    whole = json.dumps(failure(data) if "data" in result else data)
+    for size in range(1000, 1007):
+        group = {"status": "resolved", "code": 200, "result": whole[:size], "cut": True, "count": 2, "destinations": []}
+        answers(stub, (200, [group]))
+        assert rows(invoke("jobs", "answers", "1000000").stdout)[1][3:] == ["exit", "0:", "hello", "-"]
+
+
 def test_requests_are_found_by_a_pattern_of_destinations(stub, invoke):
     answers(stub, (200, [REQUEST]))
     invoke("requests", "list", "-d", "dev-*", "-d", "x")
@@ -164,6 +208,15 @@ def test_a_request_is_shown(stub, invoke):
     result = invoke("requests", "show", "1000001")
     assert ["result", '{"code":500,"data":{"message":"no', '\\u001b[31mpower"}}'] in rows(result.stdout)
     assert json.loads(invoke("requests", "show", "1000001", "--json").stdout) == REQUEST
+
+
+def test_what_a_command_printed_is_shown_as_it_is(stub, invoke):
+    answers(stub, (200, {**REQUEST, "__request": {**REQUEST["__request"], "result": failure(FAILED)}}))
+    shown = invoke("requests", "show", "1000001").stdout
+    fields, _, output = shown.partition("\n\nstdout:\n")
+    assert ["exitCode", "3"] in rows(fields) and ["signal", "-"] not in rows(fields)
+    assert output == "hello\n\n        world\n\nstderr:\n\n no disk\nat all\n"
+    assert "stdout" not in fields
 
 
 def test_a_request_is_canceled(stub, invoke):

@@ -65,8 +65,39 @@ def test_a_device_is_shown_with_all_that_is_known(stub, invoke):
     stub.answer = lambda message: (200, DEVICE)
     shown = invoke("show", "a/b?c").stdout
     assert stub.seen[0]["resource"] == "/devices/a%2Fb%3Fc"
-    for text in ("rack=7, site=berlin", "cores=4, edge=true", '{"load":0.5}', "1000001", "online"):
+    for text in ("rack=7, site=berlin", "cores=4, edge=true", "1000001", "online"):
         assert text in shown, text
+
+
+def test_how_a_device_is_stands_in_lines(stub, invoke):
+    seldom = {"cores": 4, "memoryBytes": 16 * 2**30, "disk": 61.7, "diskBytes": 2**38, "system": "Linux"}
+    frequent = {"load": [0.1, 0.25, 2], "cpu": 3.4, "memory": 42, "fan": "on\x1b[2J", "rpm": 900}
+    stub.answer = lambda message: (200, {**DEVICE, "telemetry": {"at": None, "frequent": frequent, "seldom": seldom}})
+    shown = dict(line.split(maxsplit=1) for line in invoke("show", "device-0001").stdout.splitlines())
+    assert shown["load"] == "0.10  0.25  2.00"
+    assert (shown["cpu"], shown["memory"], shown["disk"]) == ("3 % of 4 cores", "42 % of 16 GiB", "62 % of 256 GiB")
+    assert (shown["rpm"], shown["fan"], shown["telemetry"]) == ("900", "on\N{REPLACEMENT CHARACTER}[2J", "-")
+    assert "system" not in shown
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        (None, []),
+        ({"at": None, "frequent": None, "seldom": None}, []),
+        ({"at": None, "frequent": {"load": 0.5}, "seldom": None}, [["telemetry", "-"], ["load", "0.50"]]),
+        ({"at": None, "frequent": {"load": ["x"], "cpu": "y"}}, [["telemetry", "-"], ["load", "x"], ["cpu", "y"]]),
+    ],
+)
+def test_what_a_device_does_not_tell_is_not_shown(stub, invoke, told, lines):
+    stub.answer = lambda message: (200, {**DEVICE, "telemetry": told})
+    shown = [line.split() for line in invoke("show", "device-0001").stdout.splitlines()]
+    assert [line for line in shown if line[0] in ("telemetry", "load", "cpu", "memory", "disk")] == lines
+
+
+def test_this_machine_is_here(stub, invoke):
+    stub.answer = lambda message: (200, [{**DEVICE, "id": "localhost", "channel": "local"}])
+    assert invoke("list").stdout.splitlines()[1].split()[:3] == ["localhost", "online", "here"]
 
 
 def test_labels_are_set_and_taken_away(stub, invoke):
