@@ -52,6 +52,9 @@ export const JOB_MEANING = /** @type {Record<string, string>} */ ({
  * @property {{limit: number, delay: number, factor: number, maxDelay: number, on: (number | string)[]}} retry
  * @property {{perMinute: number, factor: number, every: number, max: number | null} | null} rate
  * @property {{errorPercent: number, minimum: number} | null} abort
+ * @property {{labels?: Record<string, string[]>, facts?: Record<string, any[]>, connection?: string[],
+ *   sample?: string | number} | null} targets
+ * @property {string | null} offline
  * @property {string} status
  * @property {string | null} reason
  * @property {number} progress
@@ -68,6 +71,13 @@ export const hasEnded = (job) => JOB_FINAL.includes(job.status);
 
 /** @param {Job} job */
 export const titleOf = (job) => job.name ?? `Job ${job.id}`;
+
+/**
+ * Whether its requests are still to be made: who its targets are is found out when it starts.
+ *
+ * @param {Job} job
+ */
+export const isUnmade = (job) => !job.totalCount && !hasEnded(job);
 
 /**
  * The title inside of a sentence.

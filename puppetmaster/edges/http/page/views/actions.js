@@ -9,7 +9,7 @@ import { icon } from '../icons.js';
 import { messagePlace, note } from '../message.js';
 import { go, link } from '../router.js';
 import { session } from '../session.js';
-import { hasEnded, titleInside } from '../states.js';
+import { hasEnded, isUnmade, titleInside } from '../states.js';
 
 /** @typedef {import('../states.js').Job} Job */
 
@@ -106,7 +106,9 @@ function cancel(job, onChanged) {
       h(
         'p',
         {},
-        `${counted(open, 'request')} ${open === 1 ? 'has' : 'have'} not ended. A canceled job can’t be resumed.`,
+        isUnmade(job)
+          ? 'It has no requests yet, and will get none. A canceled job can’t be resumed.'
+          : `${counted(open, 'request')} ${open === 1 ? 'has' : 'have'} not ended. A canceled job can’t be resumed.`,
       ),
       out ? h('p', {}, `${already} out already: those devices may do the work all the same.`) : null,
     ],

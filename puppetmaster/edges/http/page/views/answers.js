@@ -3,6 +3,7 @@
 import { GivenUp, Unreachable, ask } from '../api.js';
 import { arrange, fill, h, setText } from '../dom.js';
 import { copyButton } from '../clipboard.js';
+import { answerOf, ending, firstLine, headline } from '../command.js';
 import { number, share } from '../format.js';
 import { icon } from '../icons.js';
 import { brief, print } from '../json_text.js';
@@ -10,6 +11,7 @@ import { messagePlace } from '../message.js';
 import { Refresher } from '../refresher.js';
 import { link } from '../router.js';
 import { hasEnded } from '../states.js';
+import { outcomeList, outputBlocks } from './command_answer.js';
 
 /** @typedef {import('../states.js').Job} Job */
 
@@ -115,7 +117,7 @@ class AnswersPanel {
     const shown = this.all ? this.groups : this.groups.slice(0, first);
     const keys = new Set();
     const nodes = shown.map((group) => {
-      const key = JSON.stringify([group.status, group.code, print(group.result)]);
+      const key = keyOf(group);
       keys.add(key);
       let item = this.items.get(key);
       if (!item) {
@@ -136,6 +138,19 @@ class AnswersPanel {
 }
 
 /**
+ * What tells a group from others, for as long as it grows: of commands another run may come to stand for it.
+ *
+ * @param {Group} group
+ */
+function keyOf({ status, code, result, cut }) {
+  const answer = answerOf(result, cut);
+  const rest = answer
+    ? [ending(answer).replace(/ after [\d.]+ s\b/, ''), answer.stdout, answer.stderr]
+    : print(result);
+  return JSON.stringify([status, code, rest]);
+}
+
+/**
  * @param {number} job
  * @param {Group} first
  */
@@ -147,6 +162,9 @@ function groupItem(job, first) {
   const more = h('a', { href: link(`/jobs/${job}`, { status: first.status }) });
   const text = first.cut ? String(first.result) : print(first.result);
   const nothing = first.result === null || first.result === undefined;
+  const answer = answerOf(first.result, first.cut);
+  const tools = (/** @type {import('../dom.js').Child[]} */ ...more) =>
+    h('div', { class: 'json-tools' }, first.cut ? h('span', { class: 'hint' }, 'cut at 4 KiB') : null, ...more);
 
   const node = h(
     'li',
@@ -162,9 +180,9 @@ function groupItem(job, first) {
         h(
           'span',
           { class: 'answer-words' },
-          h('span', { class: 'answer-status', data: { tone: first.status } }, icon(first.status), said(first)),
+          h('span', { class: 'answer-status', data: { tone: first.status } }, icon(first.status), answer ? ending(answer) : said(first)),
           ' ',
-          h('span', { class: 'answer-text' }, words(first)),
+          h('span', { class: 'answer-text' }, answer ? firstLine(answer) : words(first)),
         ),
         part,
         h('span', { class: 'answer-meter', 'aria-hidden': true }, meter),
@@ -172,18 +190,14 @@ function groupItem(job, first) {
       h(
         'div',
         { class: 'answer-more' },
-        nothing
+        ...(answer ? [outcomeList(answer), ...outputBlocks(answer), first.cut ? tools() : null] : []),
+        nothing || answer
           ? null
           : h(
               'div',
               { class: 'json' },
               h('pre', { role: 'group', tabindex: 0, 'aria-label': 'The answer as JSON' }, text),
-              h(
-                'div',
-                { class: 'json-tools' },
-                first.cut ? h('span', { class: 'hint' }, 'cut at 4 KiB') : null,
-                copyButton(() => text),
-              ),
+              tools(copyButton(() => text)),
             ),
         h('div', {}, h('span', { class: 'small-title' }, 'Among them'), examples),
         h('p', {}, more),
@@ -241,6 +255,8 @@ function said({ status, code, count }) {
  */
 export function words({ status, result, cut = false }) {
   if (result === null || result === undefined) return '';
+  const answer = answerOf(result, cut);
+  if (answer) return headline(answer);
   if (!cut && status !== 'resolved' && typeof result === 'object' && 'data' in result) {
     const data = result.data;
     if (data === null || data === undefined) return '';

@@ -37,6 +37,8 @@ function rowsOf(job) {
     ['Ended', job.finishedAt],
   ]);
   return [
+    .../** @type {[string, string][]} */ (job.targets ? [['Targets', targetWords(job.targets)]] : []),
+    ['If away', OFFLINE[job.offline ?? ''] ?? String(job.offline)],
     ['Priority', String(job.priority)],
     ['Concurrency', job.concurrency === null ? 'no limit of its own' : `${number(job.concurrency)} at once`],
     ['Rate', rateWords(job.rate)],
@@ -52,6 +54,24 @@ function rowsOf(job) {
       times.filter(([, time]) => time).map(([name, time]) => [name, fullTime(/** @type {string} */ (time))])
     ),
   ];
+}
+
+/** What becomes of requests to devices that are away. */
+const OFFLINE = /** @type {Record<string, string>} */ ({
+  '': 'sent all the same',
+  wait: 'waits until the device is online',
+  skip: 'left out',
+  fail: 'fails at once',
+});
+
+/** @param {NonNullable<Job['targets']>} targets */
+export function targetWords({ labels = {}, facts = {}, connection, sample }) {
+  const pairs = [...Object.entries(labels), ...Object.entries(facts)];
+  const words = pairs.map(([name, values]) => `${name} = ${[values].flat().join(' or ')}`);
+  if (connection) words.push([connection].flat().join(' or '));
+  const who = words.join(', ') || 'all devices';
+  if (sample === undefined || sample === null) return who;
+  return `${typeof sample === 'number' ? number(sample) : sample.replace('%', ' %')} at random of: ${who}`;
 }
 
 /** @param {Job['rate']} rate */

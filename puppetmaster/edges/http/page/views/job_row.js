@@ -4,7 +4,7 @@ import { progressBar, countsInWords } from '../bar.js';
 import { fill, h, setAttribute, setText } from '../dom.js';
 import { age, fullTime, number, tookOf } from '../format.js';
 import { go, link } from '../router.js';
-import { badge, failedCount, titleOf, toneOf } from '../states.js';
+import { badge, failedCount, isUnmade, titleOf, toneOf } from '../states.js';
 
 /** @typedef {import('../states.js').Job} Job */
 
@@ -107,8 +107,8 @@ export function jobRow(id, onLabel) {
       setText(percent, `${job.progress} %`);
       setText(words, countsInWords(job));
       setAttribute(words, 'data-failed', failedCount(job) ? '' : null);
-      setText(done, number(job.doneCount));
-      setText(total, `of ${number(job.totalCount)}`);
+      setText(done, isUnmade(job) ? '–' : number(job.doneCount));
+      setText(total, isUnmade(job) ? '' : `of ${number(job.totalCount)}`);
       setAttribute(created, 'datetime', job.createdAt);
       setAttribute(created, 'title', fullTime(job.createdAt));
       tick(now);

@@ -5,7 +5,7 @@ import { fill, h, setText } from '../dom.js';
 import { fullTime, moment, number, pace, roughly, share, tookOf } from '../format.js';
 import { icon } from '../icons.js';
 import { Pace, meanRate } from '../pace.js';
-import { REQUEST_MEANING, REQUEST_STATUSES, hasEnded } from '../states.js';
+import { REQUEST_MEANING, REQUEST_STATUSES, hasEnded, isUnmade } from '../states.js';
 import { serverNow } from '../clock.js';
 
 const ENOUGH = 3; // seconds that a job has to run before its mean pace foretells anything
@@ -90,7 +90,7 @@ export function progressPanel() {
       if (job.status === 'dispatching') seen.add(job.doneCount);
       bar.show(job);
       setText(percent, `${job.progress} %`);
-      setText(done, `${number(job.doneCount)} of ${number(job.totalCount)} done`);
+      setText(done, doneWords(job));
       for (const item of legend) {
         const count = job.counts[item.status] ?? 0;
         setText(item.count, number(count));
@@ -100,6 +100,12 @@ export function progressPanel() {
       tick(serverNow());
     },
   };
+}
+
+/** @param {Job} job */
+function doneWords(job) {
+  if (isUnmade(job)) return 'no requests yet';
+  return job.totalCount ? `${number(job.doneCount)} of ${number(job.totalCount)} done` : 'no requests';
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { ask } from '../api.js';
 import { copyButton } from '../clipboard.js';
+import { answerOf, isCommand } from '../command.js';
 import { fill, freshId, h, setAttribute, setText } from '../dom.js';
 import { duration, fullTime } from '../format.js';
 import { icon } from '../icons.js';
@@ -10,6 +11,8 @@ import { messagePlace } from '../message.js';
 import { session } from '../session.js';
 import { REQUEST_FINAL, badge } from '../states.js';
 import { words } from './answers.js';
+import { outcomeList, outputBlocks, rawLink } from './command_answer.js';
+import { liveOutput } from './live_output.js';
 
 /**
  * @typedef {object} RequestDocument
@@ -59,6 +62,8 @@ export function requestRow(id, { onOpen, onChange }) {
   /** @type {RequestDocument} */
   let request;
   let text = '';
+  /** What a command prints, while it is looked at. @type {ReturnType<typeof liveOutput> | null} */
+  let output = null;
 
   const row = {
     id,
@@ -96,7 +101,14 @@ export function requestRow(id, { onOpen, onChange }) {
       if (row.more) fillMore(row.more);
     },
 
+    /** The row goes away, or what is open below it. */
+    letGo() {
+      output?.close();
+      output = null;
+    },
+
     close() {
+      row.letGo();
       row.more = null;
       opener.setAttribute('aria-expanded', 'false');
       opener.removeAttribute('aria-controls');
@@ -121,10 +133,23 @@ export function requestRow(id, { onOpen, onChange }) {
 
   /** @param {HTMLTableRowElement} place */
   function fillMore(place) {
-    fill(/** @type {Element} */ (place.firstElementChild), moreOf(request, row.show));
+    if (!speaks(request)) row.letGo();
+    else output ??= liveOutput(request.id);
+    fill(/** @type {Element} */ (place.firstElementChild), moreOf(request, row.show, output?.node ?? null));
+    output?.settle();
   }
 
   return row;
+}
+
+/**
+ * Whether it is a command whose output is not in its answer: it runs, or nobody has told how it ended.
+ *
+ * @param {RequestDocument} request
+ */
+function speaks(request) {
+  const { attempt, code, result } = request.__request;
+  return isCommand(request) && attempt > 0 && !answerOf(result) && (code === null || code === 102);
 }
 
 /**
@@ -132,9 +157,11 @@ export function requestRow(id, { onOpen, onChange }) {
  *
  * @param {RequestDocument} request
  * @param {(request: RequestDocument) => void} onChanged
+ * @param {HTMLElement | null} output
  */
-function moreOf(request, onChanged) {
+function moreOf(request, onChanged, output) {
   const told = request.__request;
+  const answer = isCommand(request) ? answerOf(told.result) : null;
   const times = /** @type {[string, string | null][]} */ ([
     ['Sent', told.sentAt],
     ['Ended', told.finishedAt],
@@ -153,7 +180,7 @@ function moreOf(request, onChanged) {
         ' ',
         request.resource,
       ),
-      json('What is sent', request.data, 'with no data'),
+      ...sentParts(request),
       h(
         'dl',
         { class: 'details' },
@@ -168,10 +195,50 @@ function moreOf(request, onChanged) {
       'div',
       {},
       h('h3', {}, 'Answer'),
-      json('The answer', told.result, told.code === null ? 'none' : `${told.code} with no data`),
+      answer
+        ? outcomeList(answer)
+        : json('The answer', told.result, told.code === null ? 'none' : `${told.code} with no data`),
       cancelPart(request, onChanged),
     ),
+    output || answer
+      ? h('div', { class: 'wide' }, h('h3', {}, 'Output'), ...outputOf(request.id, answer, output))
+      : null,
   );
+}
+
+/**
+ * @param {number} id
+ * @param {import('../command.js').CommandAnswer | null} answer
+ * @param {HTMLElement | null} output
+ */
+function outputOf(id, answer, output) {
+  if (!answer) return [output];
+  const all = answer.outputBytes ? h('p', { class: 'hint' }, rawLink(id, 'All of it as a file')) : null;
+  return [...outputBlocks(answer), all];
+}
+
+/**
+ * What is sent; a command line as it is written, for as JSON its lines can't be read.
+ *
+ * @param {RequestDocument} request
+ */
+function sentParts({ method, resource, data }) {
+  if (!isCommand({ method, resource }) || typeof data?.commandLine !== 'string')
+    return [json('What is sent', data, 'with no data')];
+  const { commandLine, ...rest } = data;
+  return [
+    h(
+      'div',
+      { class: 'json' },
+      h('pre', { role: 'group', tabindex: 0, 'aria-label': 'Command line' }, commandLine),
+      h(
+        'div',
+        { class: 'json-tools' },
+        copyButton(() => commandLine),
+      ),
+    ),
+    Object.keys(rest).length ? json('What else is sent', rest, '') : null,
+  ];
 }
 
 /**

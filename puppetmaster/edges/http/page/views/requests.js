@@ -8,7 +8,7 @@ import { icon } from '../icons.js';
 import { messagePlace } from '../message.js';
 import { Refresher } from '../refresher.js';
 import { go, link } from '../router.js';
-import { REQUEST_STATUSES, hasEnded } from '../states.js';
+import { REQUEST_STATUSES, hasEnded, isUnmade } from '../states.js';
 import { requestRow } from './request_row.js';
 
 /** @typedef {import('../states.js').Job} Job */
@@ -82,6 +82,7 @@ class RequestsPanel {
     this.refresher.close();
     this.calls.abort();
     this.applyDestination.cancel();
+    for (const row of this.rows.values()) row.letGo();
   }
 
   build() {
@@ -278,7 +279,11 @@ class RequestsPanel {
     this.more = requests.length > this.page || (this.page < PAGE && requests.length === this.page);
     this.count = shown.length;
     const ids = new Set(shown.map((request) => request.id));
-    for (const id of [...this.rows.keys()]) if (!ids.has(id)) this.rows.delete(id);
+    for (const [id, row] of [...this.rows]) {
+      if (ids.has(id)) continue;
+      row.letGo();
+      this.rows.delete(id);
+    }
     /** @type {Element[]} */
     const nodes = [];
     for (const request of shown) {
@@ -300,7 +305,9 @@ class RequestsPanel {
         ? 'There are no more requests.'
         : filter.status.length || filter.destination
           ? 'No request matches.'
-          : 'This job has no requests.',
+          : this.job && isUnmade(this.job)
+            ? 'Its requests are made when it starts: only then it is known who its targets are.'
+            : 'This job has no requests.',
     );
     this.renderPager(filter);
     const key = JSON.stringify(filter);
