@@ -14,6 +14,7 @@ from puppetmaster.channels.router import NoTunnels
 from puppetmaster.core import Core
 from puppetmaster.edges.http.access import Access, App, Gate
 from puppetmaster.edges.http.server import HttpServer
+from puppetmaster.errors import ListenError
 from puppetmaster.process import (
     instance_of,
     listen,
@@ -33,19 +34,25 @@ MakeApp = Callable[[Core, contextlib.AsyncExitStack], App]
 """Makes the application; what it begins it has ended by the stack."""
 
 
-def run_alone(settings: Settings, address: ListenAddress, make: MakeApp, *, own_access: bool = False) -> int:
+def run_alone(
+    settings: Settings, address: ListenAddress, make: MakeApp, *, advice: str, own_access: bool = False
+) -> int:
     """Serve an application at the root of an address until SIGINT or SIGTERM; returns the exit code of the process.
 
+    :param advice: what to do when the address can't be had.
     :param own_access: whether it knows its callers itself. Else it is open on a loopback address as long as no account
         is made, and needs a login of puppetmaster's own accounts everywhere else.
     """
-    return run_to_end(_run(settings, address, make, own_access), settings.log)
+    return run_to_end(_run(settings, address, make, advice, own_access), settings.log)
 
 
-async def _run(settings: Settings, address: ListenAddress, make: MakeApp, own_access: bool) -> int:
+async def _run(settings: Settings, address: ListenAddress, make: MakeApp, advice: str, own_access: bool) -> int:
     # The stores are open to the end, whatever else fails.
     async with contextlib.AsyncExitStack() as stores:
-        listening = open_socket(settings, address) if own_access else listen(settings, address)
+        try:
+            listening = open_socket(settings, address) if own_access else listen(settings, address)
+        except ListenError as error:
+            raise ListenError(error.address, error.reason, advice) from None
         stores.callback(listening.close)
         store = open_store(settings.data)
         stores.push_async_callback(store.close)

@@ -218,13 +218,13 @@ class StoreLocked(PuppetmasterError):
 
 
 class ListenError(PuppetmasterError, OSError):
-    """Raised when HTTP can't be served where the settings say."""
+    """Raised when HTTP can't be served where the settings say; ``advice`` is what to do about it."""
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(
+        self, address: str, reason: str, advice: str = "name another address (--http 127.0.0.1:8081), or --http off"
+    ) -> None:
         self.address, self.reason = address, reason
-        super().__init__(
-            f"HTTP can't be served on {address} ({reason}): name another address (--http 127.0.0.1:8081), or --http off"
-        )
+        super().__init__(f"HTTP can't be served on {address} ({reason}): {advice}")
 
 
 class BusError(PuppetmasterError, ConnectionError):

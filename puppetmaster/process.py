@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import secrets
+import shlex
 import shutil
 import signal
 from collections.abc import Coroutine
@@ -22,7 +23,7 @@ from puppetmaster.edges.http.server import bind, check_certificate
 from puppetmaster.errors import PuppetmasterError, SettingsError
 from puppetmaster.logs import start_logging
 from puppetmaster.service import Service
-from puppetmaster.settings import Settings
+from puppetmaster.settings import Settings, options
 from puppetmaster.store import Store, TinyStore
 from puppetmaster.store.tiny import OnCommit
 
@@ -56,9 +57,15 @@ def listen(settings: Settings, address: ListenAddress) -> socket:
             "http",
             settings.source("http"),
             f"{address} can be reached from other machines, and there is no account: make one "
-            "(puppetmaster accounts add NAME), or let everybody do everything (--insecure)",
+            f"(puppetmaster accounts add NAME{_data_flag(settings)}), or let everybody do everything (--insecure)",
         )
     return open_socket(settings, address)
+
+
+def _data_flag(settings: Settings) -> str:
+    """What tells another command of the same folder."""
+    is_default = settings.data == next(option.default for option in options() if option.name == "data")
+    return "" if is_default else f" --data {shlex.quote(str(settings.data))}"
 
 
 def open_socket(settings: Settings, address: ListenAddress) -> socket:

@@ -121,4 +121,5 @@ def _run(settings: Settings, listen: ListenAddress, db: Path) -> int:
         return make_app(dut)
 
     folder = db.with_name(f"{db.name}.d")
-    return run_alone(replace(settings, data=folder), listen, make, own_access=True)
+    advice = "name another PORT, or another address (--host)"
+    return run_alone(replace(settings, data=folder), listen, make, advice=advice, own_access=True)

@@ -50,6 +50,8 @@ def jobrunner(settings: Settings) -> None:
         settings = replace(settings, data=DEFAULT_DATA)
     if settings.source("commands") == "default":
         settings = replace(settings, commands="all")
+    if os.environ.get(HOST_ENV, "").strip():
+        settings = replace(settings, sources={**settings.sources, "http": f"environment {HOST_ENV}"})
     raise typer.Exit(_run(settings, _address(settings)))
 
 
@@ -61,7 +63,7 @@ def _run(settings: Settings, address: ListenAddress) -> int:
     def make(core: Core, ending: contextlib.AsyncExitStack) -> Any:
         return make_app(service=core.service, outputs=core.outputs, commands=settings.commands.lower() != OFF)
 
-    return run_alone(settings, address, make)
+    return run_alone(settings, address, make, advice=f"name another port ({PORT_ENV}=8081), or address ({HOST_ENV})")
 
 
 def _address(settings: Settings) -> ListenAddress:

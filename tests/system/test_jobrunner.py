@@ -135,6 +135,14 @@ def test_it_stops_at_once_though_somebody_reads(tmp_path: Path) -> None:
         it.http.delete(f"/{ident}")
 
 
+def test_a_port_that_is_taken_says_which_variable_names_another(tmp_path: Path) -> None:
+    with runner(tmp_path) as it:
+        done = it.command("jobrunner", "--data", "other")
+        assert done.returncode == 1 and "JOBRUNNER_PORT=" in done.stderr and "--http" not in done.stderr
+        done = it.command("dutserver", "server", str(it.port), "x.db")
+        assert done.returncode == 1 and "name another PORT" in done.stderr and "--http" not in done.stderr
+
+
 # Who may call
 
 
@@ -142,6 +150,7 @@ def test_an_address_that_others_reach_needs_an_account(tmp_path: Path) -> None:
     with runner(tmp_path, start=False, JOBRUNNER_HOSTNAME="0.0.0.0") as it:
         done = it.command("jobrunner")
         assert done.returncode == 1 and "there is no account" in done.stderr
+        assert "JOBRUNNER_HOSTNAME" in done.stderr and "accounts add NAME --data data/jobrunner)" in done.stderr
     with runner(tmp_path, "--insecure", JOBRUNNER_HOSTNAME="0.0.0.0") as it:
         assert it.running() == []
 
