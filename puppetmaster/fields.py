@@ -247,7 +247,8 @@ def _check_choices(value: dict[str, list[str]]) -> dict[str, list[str]]:
     return value
 
 
-def _check_sample(value: object) -> object:
+def _check_sample(given: object) -> object:
+    value = _read_whole(given)
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000:
         return value
     if not isinstance(value, str) or not re.fullmatch(_SHARE, value):

@@ -14,7 +14,7 @@ from puppetmaster.models import Job, Limits, Message, Request
 from puppetmaster.policies import AbortThreshold, Rate, RetryPolicy
 from puppetmaster.states import JobStatus, RequestStatus
 
-TRANSIENT = {"ready", "out_count", "next_send_at", "rate_timer", "runnable", "watched_at"}
+TRANSIENT = {"lines", "out_count", "next_send_at", "rate_timer", "runnable", "watched_at"}
 """Of a job: what only the engine uses, and what is not stored."""
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)

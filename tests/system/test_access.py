@@ -271,6 +271,8 @@ EXPECTED = {
         "GET /jobs", "GET /jobs/{id}", "GET /jobs/{id}/answers", "GET /jobs/events", "GET /jobs/{id}/events",
         "GET /requests", "GET /requests/{id}", "GET /request/{id}",
         "GET /devices", "GET /devices/{id}", "GET /devices/facts/{id}",
+        "GET /requests/{id}/output", "GET /requests/{id}/output/events", "GET /requests/{id}/output/raw",
+        "GET /jobs/{id}/output/events",
     ],
     "operator": [
         "POST /jobs", "PUT /jobs/{id}", "DELETE /jobs/{id}", "POST /jobs/{id}/rerun",

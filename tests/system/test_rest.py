@@ -34,7 +34,7 @@ from puppetmaster.edges.http.requests import MAX_BODY_BYTES
 from puppetmaster.edges.http.server import SPARE_FILES
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.operations import OPERATIONS
-from puppetmaster.service import MAX_PAGE_BYTES
+from puppetmaster.paging import MAX_PAGE_BYTES
 from tests.system.stand import PATIENCE, Document, Stand, assert_adds_up
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
