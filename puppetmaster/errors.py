@@ -239,5 +239,6 @@ class SettingsError(PuppetmasterError, ValueError):
     code = 400
 
     def __init__(self, name: str, source: str, message: str) -> None:
-        self.name, self.source = name, source
-        super().__init__(f"{name} (from {source}): {message}")
+        self.name, self.source, self.reason = name, source, message
+        where = "" if source == "default" else f" (from {source})"  # nobody gave what is wrong: it is missing
+        super().__init__(f"{name}{where}: {message}")

@@ -466,7 +466,7 @@ class Settings:
             _url,
             env="PUPPETMASTER_URL",
             flag="--url",
-            help="For run, jobs and requests: the HTTP address of puppetmaster, in place of the bus.",
+            help="For run, exec, jobs, requests and devices: the HTTP address of puppetmaster, in place of the bus.",
             metavar="URL",
         ),
     )
@@ -477,7 +477,7 @@ class Settings:
             _secret,
             env="PUPPETMASTER_TOKEN",
             flag="",
-            help="For run, jobs and requests with a URL: the token of an account.",
+            help="For the same with a URL, and for worker: the token of an account.",
             metavar="",
         ),
     )

@@ -127,7 +127,9 @@ def change_password(settings: Settings, name: Name) -> None:
 def change_role(
     settings: Settings,
     name: Name,
-    role: Annotated[Role, typer.Argument(help="What it may do from now on.", show_default=False)],
+    role: Annotated[
+        Role, typer.Argument(metavar="ROLE", help="What it may do from now on.", show_default=False)
+    ],
     force: Force = False,
 ) -> None:
     """Give an account another role; it counts at once.

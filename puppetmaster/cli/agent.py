@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from puppetmaster.agent.options import EPILOG, Option, options, read_options
+from puppetmaster.cli.options import joined
 from puppetmaster.cli.outcome import reported
 
 Command = Callable[..., None]
@@ -26,7 +27,7 @@ def with_options(command: Command) -> Command:
     parameters = [_parameter(option) for option in options()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__name__, run.__doc__ = command.__name__, f"{inspect.cleandoc(command.__doc__ or '')}\n\n\b\n{EPILOG}"
+    run.__name__, run.__doc__ = command.__name__, joined(f"{inspect.cleandoc(command.__doc__ or '')}\n\n{EPILOG}")
     return run
 
 
@@ -56,9 +57,8 @@ def _words(option: Option, value: Any) -> Iterator[str]:
 def agent(words: list[str]) -> None:
     """Run the agent: the device's side of puppetmaster.
 
-    It takes this device's requests from the broker, runs commands where that is
-    allowed, hands the rest to the device's own Sanji controller, and tells how the
-    device is, until Ctrl-C.
+    It takes this device's requests from the broker, runs commands where that is allowed, hands the rest to the device's
+    own Sanji controller, and tells how the device is, until Ctrl-C.
 
     \b
     Examples:

@@ -26,10 +26,12 @@ from puppetmaster.cli import (
 )
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
+from puppetmaster.cli.wording import PlainGroup
 from puppetmaster.version import __version__
 
 app = typer.Typer(
     name="puppetmaster",
+    cls=PlainGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -70,7 +70,7 @@ def server(
 def add_account(
     db: Database,
     name: Name,
-    kind: Annotated[Kind, typer.Argument(help="What it is for.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="What it is for.", show_default=False)],
 ) -> None:
     """Make an account. The password is asked for, or is the first line of standard input.
 

@@ -134,7 +134,7 @@ def execute(
     \b
     Examples:
       puppetmaster exec -t site=berlin -- uptime
-      puppetmaster exec -d 'device-[0001-0050]' --quiet --timeout 30 'cat /etc/os-release'
+      puppetmaster exec -d 'device-[01-50]' --quiet --timeout 30 -- uname -r
       puppetmaster exec --all --online --sample 10% -- systemctl is-active sshd
     """
     if raw and (json or quiet):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from puppetmaster.address import ListenAddress
+from puppetmaster.agent.rights import ALL, OFF
 from puppetmaster.cli.options import with_settings
 from puppetmaster.cli.outcome import BadUsage
 from puppetmaster.settings import Settings
@@ -33,7 +34,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@with_settings(*SETTINGS)
+@with_settings(*SETTINGS, defaults={"data": str(DEFAULT_DATA), "commands": ALL})
 def jobrunner(settings: Settings) -> None:
     """Run commands on this machine for callers over HTTP, with their output as it comes, until Ctrl-C.
 
@@ -49,14 +50,13 @@ def jobrunner(settings: Settings) -> None:
     if settings.source("data") == "default":
         settings = replace(settings, data=DEFAULT_DATA)
     if settings.source("commands") == "default":
-        settings = replace(settings, commands="all")
+        settings = replace(settings, commands=ALL)
     if os.environ.get(HOST_ENV, "").strip():
         settings = replace(settings, sources={**settings.sources, "http": f"environment {HOST_ENV}"})
     raise typer.Exit(_run(settings, _address(settings)))
 
 
 def _run(settings: Settings, address: ListenAddress) -> int:
-    from puppetmaster.agent.rights import OFF
     from puppetmaster.alone import run_alone
     from puppetmaster.edges.http.runner import make_app
 

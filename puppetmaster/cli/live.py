@@ -7,12 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from puppetmaster.chunks import Stream, to_document
 from puppetmaster.cli import render
 from puppetmaster.cli.outcome import say
-from puppetmaster.client.output import Piece
+
+if TYPE_CHECKING:
+    from puppetmaster.client.output import Piece
 
 MAX_LINE = 16 * 1024
 """Characters after which a line is shown though it has not ended."""

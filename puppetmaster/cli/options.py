@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,10 +31,12 @@ ALL = tuple(option.name for option in options() if option.name not in CLIENT_ONL
 _PANEL = "Settings"
 
 
-def with_settings(*names: str) -> Callable[[Command], Command]:
+def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
     """Give a command a flag for each of these settings and ``--config``, and call it with the settings in force.
 
     Errors end the command with one line on stderr.
+
+    :param defaults: what its help is to say where the command has defaults of its own, by the names of the settings.
     """
 
     def decorate(command: Command) -> Command:
@@ -45,14 +47,24 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
                 command(Settings.load(flags, file=values.pop("config")), **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        flags = [_flag(option) for option in _flags(names)]
+        flags = [_flag(option, (defaults or {}).get(option.name, option.default)) for option in _flags(names)]
         parameters = [*(_keyword(parameter) for parameter in own), *flags, _config()]
         # typer reads these two to build the command's options.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = joined(command.__doc__ or "")
         return run
 
     return decorate
+
+
+def joined(text: str) -> str:
+    """A docstring whose paragraphs are one line each, to be wrapped as wide as the terminal is.
+
+    One that begins with a backspace keeps its lines, as typer has it.
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(found if found.startswith("\b") else found.replace("\n", " ") for found in paragraphs)
 
 
 def _flags(names: Sequence[str]) -> list[Option]:
@@ -64,11 +76,11 @@ def _keyword(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
-def _flag(option: Option) -> inspect.Parameter:
-    default = "" if option.default in (None, (), False) else f", default {option.default}"
+def _flag(option: Option, default: object) -> inspect.Parameter:
+    told = "" if default in (None, (), False) else f", default {default}"
     info = typer.Option(
         option.flag,
-        help=f"{option.help} ({option.env}{default})",
+        help=f"{option.help} ({option.env}{told})",
         metavar=option.metavar or None,
         rich_help_panel=_PANEL,
         show_default=False,

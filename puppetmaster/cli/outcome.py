@@ -62,7 +62,8 @@ def reported() -> Iterator[None]:
 def say_if_page(shown: int, limit: int, offset: int) -> None:
     """Tell that a list may go on where the page that was asked for ended."""
     if shown == limit:
-        say(f"these are {shown}, there may be more: --offset {offset + shown}, or a larger --limit")
+        these = "this is one" if shown == 1 else f"these are {shown}"
+        say(f"{these}, there may be more: --offset {offset + shown}, or a larger --limit")
 
 
 def say(text: str) -> None:

@@ -47,8 +47,12 @@ def _seconds(flag: str, help: str, panel: str) -> Any:
 @with_settings(*REACH)
 def run(
     settings: Settings,
-    method: Annotated[Method, typer.Argument(case_sensitive=False, help="What to do with the resource.")],
-    resource: Annotated[str, typer.Argument(help="The resource on the device, such as /system/reboot.")],
+    method: Annotated[
+        Method, typer.Argument(metavar="METHOD", case_sensitive=False, help="What to do with the resource.")
+    ],
+    resource: Annotated[
+        str, typer.Argument(metavar="RESOURCE", help="The resource on the device, such as /system/reboot.")
+    ],
     destinations: Annotated[
         list[str],
         typer.Option(
@@ -147,7 +151,7 @@ def run(
     \b
     Examples:
       puppetmaster run -d 'device-[0001-0050]' post /system/reboot --watch
-      puppetmaster run -d @devices.txt put /network --data '{"dhcp": true}' --rate 60
+      puppetmaster run -d @names.txt put /net --data '{"dhcp": true}' --rate 60
       puppetmaster run -d 'device-[0001-0050]' post /system/reboot --dry-run
     """
     document = _given(

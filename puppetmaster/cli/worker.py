@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from puppetmaster.cli.options import positive, with_settings
+from puppetmaster.cli.outcome import BadUsage
 from puppetmaster.cli.running import serve_until_signal
+from puppetmaster.errors import SettingsError
 from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
@@ -34,7 +36,9 @@ def worker(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Tells workers of one name apart; nothing listens there.")
     ] = 0,
-    once: Annotated[bool, typer.Option("--once", help="End when there is no task.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when there is no task; with 1 when there is no manager for 30 s.")
+    ] = False,
     ask: Annotated[
         float, typer.Option(parser=positive, metavar="SECONDS", help="Between two questions for a task.",
                             rich_help_panel=_PACE)
@@ -56,7 +60,7 @@ def worker(
     \b
     Examples:
       puppetmaster worker --manager http://localhost:8080/manager
-      puppetmaster worker --manager http://render:pm_TOKEN@farm:8080/manager --name rack-1
+      puppetmaster worker --manager http://ana:pm_TOKEN@farm/manager --name r1
       puppetmaster worker --manager http://localhost:8080/manager --once
     """
     # Imported here: --help needs no HTTP.
@@ -65,7 +69,12 @@ def worker(
 
     start_logging(settings.log)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every call says nothing
-    client = FarmClient(manager, token=settings.token, ca_file=settings.ca_file)
+    try:
+        client = FarmClient(manager, token=settings.token, ca_file=settings.ca_file)
+    except SettingsError as error:
+        if error.name not in ("manager", "url"):
+            raise
+        raise BadUsage("--manager", error.reason) from None
 
     async def main() -> None:
         pace = Pace(ask=ask, report=report, heartbeat=heartbeat)

@@ -24,6 +24,9 @@ from puppetmaster.errors import (
 LOGIN = "/login"
 """Where a wrong password is refused as well: a token is of no use there."""
 
+_LOGIN_ADVICE = ": POST /login"
+"""Begins what the server advises who speaks HTTP; who uses a client is told what to do with that."""
+
 
 class AnswerError(PuppetmasterError):
     """Raised when puppetmaster answers that it will not do it; ``code`` and ``data`` are those of the answer.
@@ -43,8 +46,9 @@ class AnswerError(PuppetmasterError):
         self.ident = _ident(resource)
         self.faults = tuple(_faults(data))
         hint = f": {self.hint}" if self.hint and resource != LOGIN else ""
+        said = self.message.partition(_LOGIN_ADVICE)[0] if hint else self.message
         # The other bases' constructors take facts and write the message; here it is written already.
-        Exception.__init__(self, f"{self.message or 'the answer gives no reason'} (code {code}){hint}")
+        Exception.__init__(self, f"{said or 'the answer gives no reason'} (code {code}){hint}")
 
 
 class DocumentRefused(AnswerError, InvalidDocument):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,9 @@ SECRETS = ("PUPPETMASTER_TOKEN", "PUPPETMASTER_MANAGER")
 
 GOODBYE_TIMEOUT = 3.0
 """Seconds to give a task back when we are told to end."""
+
+ONCE_PATIENCE = 30.0
+"""Seconds without a manager after which a worker that is to end by itself gives up."""
 
 LATER = frozenset({408, 413, 429})
 """Refusals that are no judgement on what was asked, beside those of 500 and up."""
@@ -62,6 +66,7 @@ class WorkerProgram:
         self._port = port
         self._pace = pace or Pace()
         self._once = once
+        self._patience = ONCE_PATIENCE if once else math.inf
         self._id = 0
         self._is_disabled = False
         self._told_at = float("-inf")
@@ -71,9 +76,16 @@ class WorkerProgram:
 
         :raises PuppetmasterError: when the manager refuses us: a token that is not valid, a wrong address.
         """
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            logger.info("the worker %s has ended", self._name)
+            raise
+
+    async def _run(self) -> None:
         await self._register()
         while True:
-            task = await self._patiently(self._next_task)
+            task = await self._patiently(self._next_task, self._patience)
             if task is not None:
                 await self._work(task)
             elif self._once:
@@ -85,7 +97,7 @@ class WorkerProgram:
 
     async def _register(self) -> None:
         self._id = await self._patiently(
-            lambda: self._client.register(self._name, self._port, machine.system())
+            lambda: self._client.register(self._name, self._port, machine.system()), self._patience
         )
         logger.info("worker %d of %s is %s", self._id, self._client.url, self._name)
         self._told_at = float("-inf")
@@ -192,19 +204,28 @@ class WorkerProgram:
 
     # Patience
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer, however long the manager is away."""
-        attempt = 0
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], patience: float = math.inf) -> T:
+        """Ask until there is an answer, however long the manager is away; it is said once that it is.
+
+        :param patience: seconds after which it is given up all the same.
+        """
+        attempt, now = 0, asyncio.get_running_loop().time
+        give_up = now() + patience
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except PuppetmasterError as error:
-                if _is_final(error):
+                if _is_final(error) or now() >= give_up:
                     raise
+                level = logging.DEBUG if attempt else logging.WARNING
+                logger.log(level, "%s; asking again until there is one", error)
                 attempt += 1
                 delay = self._pace.backoff.next_delay(attempt, random.random()) or 0.0
-                logger.warning("%s; asking again in %.1f s", error, delay)
-            await asyncio.sleep(delay)
+                await asyncio.sleep(min(delay, max(0.0, give_up - now())))
+            else:
+                if attempt:
+                    logger.info("%s answers again", self._client.url)
+                return answer
 
 
 def _is_final(error: PuppetmasterError) -> bool:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import tomllib
+import typer.main
 from typer.testing import CliRunner
 
 from puppetmaster.cli.app import app
@@ -231,3 +232,44 @@ def test_a_fault_in_the_program_is_one_line_too(monkeypatch, capsys):
         cli.main()
     assert caught.value.code == 1
     assert capsys.readouterr().err.startswith("Error: ZeroDivisionError: oops (a bug; ")
+
+
+def commands(group=None, name="puppetmaster"):
+    """Every command by its whole name."""
+    group = group or typer.main.get_command(app)
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} {word}")
+        else:
+            yield f"{name} {word}", command
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*found, id=found[0]) for found in commands()])
+def test_help_is_wrapped_by_the_terminal_alone(name, command):
+    for paragraph in command.help.split("\n\n"):
+        if paragraph.startswith("\b"):
+            assert all(len(line) <= 77 for line in paragraph.splitlines()), paragraph
+        else:
+            assert "\n" not in paragraph
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("dutserver server abc x.db", "'PORT': it must be a whole number"),
+        ("dutserver addaccount x.db bob boss", "'KIND': 'boss' is not one of"),
+        ("jobs list --limit 0", "'--limit': it must be 1 or more"),
+        ("simulate --errors 2", "'--errors': it must be 1 or less"),
+        ("worker --manager foo", "Error: --manager: it must be http://host:port"),
+        ("agent --commands all", "Error: id: say what this device is called: --id"),
+    ],
+)
+def test_faults_are_told_in_plain_words(arguments, said):
+    result = invoke(*arguments.split())
+    assert result.exit_code == 2 and said in result.output
+    assert "Input should" not in result.output
+
+
+def test_jobrunner_tells_its_own_defaults():
+    shown = " ".join(invoke("jobrunner", "--help").stdout.split())
+    assert "default data/jobrunner" in shown and "PUPPETMASTER_COMMANDS, default all" in shown
