@@ -12,7 +12,12 @@ export const PATHS = /** @type {Record<string, string>} */ ({
   method: 'batch.0.method',
   resource: 'batch.0.resource',
   data: 'batch.0.data',
+  commandLine: 'batch.0.data.commandLine',
   destinations: 'batch.0.__request.destination',
+  targetLabels: 'targets.labels',
+  targetConnection: 'targets.connection',
+  sample: 'targets.sample',
+  offline: 'offline',
   name: 'name',
   labels: 'labels',
   startAt: 'startAt',
@@ -33,6 +38,11 @@ export const PATHS = /** @type {Record<string, string>} */ ({
   abortPercent: 'abort.errorPercent',
   abortMinimum: 'abort.minimum',
 });
+
+const COMMANDS = '/agent/commands';
+
+/** The choice of all devices that are known. */
+export const ANY = 'any';
 
 const NUMBERS = Object.keys(PATHS)
   .slice(Object.keys(PATHS).indexOf('priority'))
@@ -73,13 +83,9 @@ export function build(values, files, unreadable = new Set()) {
   );
   if (destinations.fault) faults.set('destinations', destinations.fault);
   /** @type {Record<string, any>} */
-  const message = { method: values.method, resource: (values.resource ?? '').trim() };
-  if (filled('data')) {
-    const fault = faultOf(values.data);
-    if (fault) faults.set('data', `line ${fault.line}, column ${fault.column}: ${fault.message}`);
-    else message.data = read(values.data);
-  }
-  message.__request = { destination: destinations.names };
+  const message = isCommand(values) ? commandOf(values) : messageOf(values, filled, faults);
+  const targets = targetsOf(values, filled, faults);
+  if (destinations.names.length || !targets) message.__request = { destination: destinations.names };
 
   if (filled('name')) document.name = values.name.trim();
   const labels = (values.labels ?? '')
@@ -88,17 +94,80 @@ export function build(values, files, unreadable = new Set()) {
     .filter(Boolean);
   if (labels.length) document.labels = labels;
   document.batch = [message];
+  if (targets) document.targets = targets;
+  if (filled('offline')) document.offline = values.offline;
   readLimits(values, unreadable, filled, faults, document);
 
   const missing = [];
-  if (!filled('resource')) missing.push('resource');
-  if (!destinations.names.length && !destinations.fault) missing.push('destinations');
+  const wanted = isCommand(values) ? 'commandLine' : 'resource';
+  if (!filled(wanted)) missing.push(wanted);
+  if (!destinations.names.length && !destinations.fault && !targets) missing.push('destinations');
   return {
     document: faults.size ? null : document,
     faults,
     missing,
     destinations: { count: destinations.names.length, repeated: destinations.repeated },
   };
+}
+
+/** @param {Values} values */
+const isCommand = (values) => values.kind === 'command';
+
+/**
+ * @param {Values} values
+ * @returns {Record<string, any>}
+ */
+const commandOf = ({ commandLine = '' }) => ({ method: 'post', resource: COMMANDS, data: { commandLine } });
+
+/**
+ * @param {Values} values
+ * @param {(name: string) => boolean} filled
+ * @param {Map<string, string>} faults
+ */
+function messageOf(values, filled, faults) {
+  /** @type {Record<string, any>} */
+  const message = { method: values.method, resource: (values.resource ?? '').trim() };
+  if (filled('data')) {
+    const fault = faultOf(values.data);
+    if (fault) faults.set('data', `line ${fault.line}, column ${fault.column}: ${fault.message}`);
+    else message.data = read(values.data);
+  }
+  return message;
+}
+
+/**
+ * The devices that are meant by what is known of them, or null when none are.
+ *
+ * @param {Values} values
+ * @param {(name: string) => boolean} filled
+ * @param {Map<string, string>} faults
+ */
+function targetsOf(values, filled, faults) {
+  /** @type {Record<string, any>} */
+  const targets = {};
+  if (filled('targetLabels')) {
+    /** @type {Record<string, string | string[]>} */
+    const labels = {};
+    for (const pair of values.targetLabels.split(',').map((one) => one.trim())) {
+      if (!pair) continue;
+      const [name, value] = [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)];
+      if (!name) faults.set('targetLabels', `“${pair.slice(0, 40)}” is no label: write such as site=berlin`);
+      // The same label again means any of the values.
+      else if (Object.hasOwn(labels, name)) labels[name] = [labels[name], value].flat();
+      else labels[name] = value;
+    }
+    targets.labels = labels;
+  }
+  const connection = values.targetConnection ?? '';
+  if (connection && connection !== ANY) targets.connection = connection;
+  const given = targets.labels || connection;
+  if (filled('sample')) {
+    const sample = values.sample.replaceAll(/\s/g, '');
+    if (!/^\d+(\.\d+%|%)?$/.test(sample)) faults.set('sample', 'write how many, or a share such as 10%');
+    targets.sample = sample.endsWith('%') ? sample : Number(sample);
+    if (!given) faults.set('targetConnection', 'this is needed too: a sample of which devices?');
+  }
+  return given || filled('sample') ? targets : null;
 }
 
 /**
@@ -144,6 +213,14 @@ function put(document, path, value) {
   else (document[outer] ??= {})[inner] = value;
 }
 
+/** Where a fault of a whole part of the document is shown. */
+const WHOLE = /** @type {Record<string, string>} */ ({
+  targets: 'targetConnection',
+  rate: 'ratePerMinute',
+  retry: 'retryLimit',
+  abort: 'abortPercent',
+});
+
 /**
  * The field that a fault of the server belongs to, or null.
  *
@@ -155,11 +232,7 @@ export function fieldOf(path) {
     .sort((a, b) => PATHS[b].length - PATHS[a].length);
   if (found.length) return found[0];
   if (path === 'batch.0.__request' || path === 'destination') return 'destinations';
-  return (
-    /** @type {Record<string, string>} */ ({ rate: 'ratePerMinute', retry: 'retryLimit', abort: 'abortPercent' })[
-      path
-    ] ?? null
-  );
+  return WHOLE[path] ?? null;
 }
 
 /**
@@ -199,25 +272,55 @@ export function fieldsOf(document) {
   const one = single(document);
   if (!one) return null;
   const { message, destinations, rest } = one;
-  /** @type {Values} */
-  const values = { method: String(message.method ?? '').toLowerCase(), resource: String(message.resource ?? '') };
-  if (message.data !== undefined && message.data !== null) values.data = print(message.data);
+  const values = messageValues(message);
   const names = destinations.map(String);
   // A name that the text would read otherwise is kept as a line of a file.
   const plain = names.every((name) => !/[,[\]\n#]/.test(name) && name === name.trim());
   values.destinations = plain ? names.join('\n') : '';
   for (const [name, path] of Object.entries(PATHS)) {
-    if (path.startsWith('batch.')) continue;
+    if (path.startsWith('batch.') || path.startsWith('targets.')) continue;
     const [outer, inner] = path.split('.');
     const value = inner === undefined ? rest[outer] : rest[outer]?.[inner];
     if (value === undefined || value === null) continue;
     if (name === 'startAt') values.startAt = localTime(value);
     else values[name] = Array.isArray(value) ? value.join(', ') : String(value);
   }
+  Object.assign(values, targetValues(rest.targets));
   const files = plain ? [] : [{ name: 'from the JSON', lines: names }];
   // Only what comes back the same may be shown as fields.
   const again = build(values, files).document;
   return again && sameRest(again, rest) ? { values, files } : null;
+}
+
+/**
+ * @param {any} message
+ * @returns {Values}
+ */
+function messageValues({ method, resource, data }) {
+  const isLine = typeof data?.commandLine === 'string' && Object.keys(data).length === 1;
+  if (String(method).toLowerCase() === 'post' && resource === COMMANDS && isLine)
+    return { kind: 'command', commandLine: data.commandLine };
+  /** @type {Values} */
+  const values = { method: String(method ?? '').toLowerCase(), resource: String(resource ?? '') };
+  if (data !== undefined && data !== null) values.data = print(data);
+  return values;
+}
+
+/**
+ * @param {any} targets
+ * @returns {Values}
+ */
+function targetValues(targets) {
+  if (targets === null || typeof targets !== 'object') return {};
+  const { labels = {}, connection, sample } = targets;
+  const pairs = Object.entries(labels ?? {}).flatMap(([name, value]) =>
+    [value].flat().map((/** @type {any} */ one) => `${name}=${one}`),
+  );
+  return {
+    targetLabels: pairs.join(', '),
+    targetConnection: String(connection ?? (pairs.length ? '' : ANY)),
+    sample: String(sample ?? ''),
+  };
 }
 
 /**
@@ -229,14 +332,14 @@ function single(document) {
   const { batch, collection, destinations, message, ...rest } = document;
   const list = (/** @type {any} */ value) =>
     Array.isArray(value) ? value : value === undefined || value === null ? null : [value];
-  if (message && destinations && !batch && !collection && !rest.options && plainMessage(message, []))
+  if (message && (destinations || rest.targets) && !batch && !collection && !rest.options && plainMessage(message, []))
     return { message, destinations: list(destinations) ?? [], rest };
   const messages = batch ?? collection;
   if (!Array.isArray(messages) || messages.length !== 1 || message || destinations) return null;
   const [only] = messages;
   if (!plainMessage(only, ['__request', '__destination'])) return null;
   if (only.__request && !Object.keys(only.__request).every((name) => name === 'destination')) return null;
-  const to = list(only.__request?.destination ?? only.__destination);
+  const to = list(only.__request?.destination ?? only.__destination) ?? (rest.targets ? [] : null);
   return to ? { message: only, destinations: to, rest } : null;
 }
 
@@ -260,6 +363,7 @@ function plainMessage(message, more) {
 function sameRest(built, rest) {
   const { batch: _batch, ...mine } = built;
   const theirs = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null));
+  if (theirs.targets) theirs.targets = unlisted(theirs.targets);
   if (typeof theirs.startAt === 'string') theirs.startAt = new Date(theirs.startAt).toISOString();
   const sorted = (/** @type {any} */ value) =>
     JSON.stringify(value, (_key, part) =>
@@ -270,6 +374,19 @@ function sameRest(built, rest) {
           : part,
     );
   return sorted(mine) === sorted(theirs);
+}
+
+/**
+ * Targets in which a list of one is that one, as the fields write it.
+ *
+ * @param {any} value
+ * @returns {any}
+ */
+function unlisted(value) {
+  if (Array.isArray(value)) return value.length === 1 ? value[0] : value;
+  if (value === null || typeof value !== 'object') return value;
+  const given = Object.entries(value).filter(([, one]) => one !== null);
+  return Object.fromEntries(given.map(([name, one]) => [name, unlisted(one)]));
 }
 
 /**

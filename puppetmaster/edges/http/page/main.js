@@ -12,11 +12,13 @@ import { messagePlace, note, wordsOf } from './message.js';
 import { go, here, link, start } from './router.js';
 import { session } from './session.js';
 import { themeButton } from './theme_button.js';
+import { devicesView } from './views/devices.js';
 import { jobView } from './views/job.js';
 import { jobsView } from './views/jobs.js';
 import { loginView } from './views/login.js';
 import { missingView } from './views/missing.js';
 import { newJobView } from './views/new_job.js';
+import { requestView } from './views/request.js';
 
 const RETRY = 3000; // milliseconds until the server is asked again, when it did not answer the first call
 
@@ -28,6 +30,7 @@ const notices = /** @type {HTMLElement} */ (document.getElementById('notices'));
 // The top
 
 const jobsLink = h('a', { href: link('/jobs') }, 'Jobs');
+const devicesLink = h('a', { href: link('/devices') }, 'Devices');
 const newLink = h('a', { href: link('/new') }, 'New job');
 const stream = h('span', { class: 'stream', data: { testid: 'stream' } });
 const who = h('div', { class: 'who' });
@@ -42,7 +45,7 @@ function buildTop() {
       mark(),
       h('span', {}, 'puppetmaster'),
     ),
-    h('nav', { 'aria-label': 'Main' }, jobsLink, newLink),
+    h('nav', { 'aria-label': 'Main' }, jobsLink, devicesLink, newLink),
     h('div', { class: 'top-end' }, stream, themeButton(), who),
   );
   /** @type {HTMLElement} */ (document.getElementById('skip')).addEventListener('click', (event) => {
@@ -54,7 +57,7 @@ function buildTop() {
 function showAccount() {
   const account = session.account;
   top.classList.toggle('bare', account === null);
-  jobsLink.hidden = account === null;
+  jobsLink.hidden = devicesLink.hidden = account === null;
   newLink.hidden = !session.canWrite;
   const logOut = h('button', { type: 'button', class: 'button small quiet', on: { click: logOutNow } }, 'Log out');
   if (account?.name) {
@@ -88,6 +91,7 @@ function markCurrent() {
   const { path } = here();
   for (const [node, current] of /** @type {[Element, boolean][]} */ ([
     [jobsLink, path.startsWith('/jobs')],
+    [devicesLink, path === '/devices'],
     [newLink, path === '/new'],
   ])) {
     if (current) node.setAttribute('aria-current', 'page');
@@ -156,7 +160,9 @@ const routes = [
   { pattern: /^\/login$/, make: (_match, query) => loginView(query) },
   { pattern: /^\/(?:jobs)?$/, make: (_match, query) => guarded(() => jobsView(query)) },
   { pattern: /^\/jobs\/(\d{1,16})$/, make: (match, query) => guarded(() => jobView(Number(match[1]), query)) },
-  { pattern: /^\/new$/, make: () => guarded(() => newJobView()) },
+  { pattern: /^\/requests\/(\d{1,16})$/, make: (match) => guarded(() => requestView(Number(match[1]))) },
+  { pattern: /^\/devices$/, make: (_match, query) => guarded(() => devicesView(query)) },
+  { pattern: /^\/new$/, make: (_match, query) => guarded(() => newJobView(query)) },
   {
     pattern: /^/,
     make: () => guarded(() => missingView('There is nothing here', 'The address leads to no view of this page.')),

@@ -163,6 +163,7 @@ function groupItem(job, first) {
   const text = first.cut ? String(first.result) : print(first.result);
   const nothing = first.result === null || first.result === undefined;
   const answer = answerOf(first.result, first.cut);
+  const how = answer ? ending(answer) : said(first);
   const tools = (/** @type {import('../dom.js').Child[]} */ ...more) =>
     h('div', { class: 'json-tools' }, first.cut ? h('span', { class: 'hint' }, 'cut at 4 KiB') : null, ...more);
 
@@ -180,7 +181,7 @@ function groupItem(job, first) {
         h(
           'span',
           { class: 'answer-words' },
-          h('span', { class: 'answer-status', data: { tone: first.status } }, icon(first.status), answer ? ending(answer) : said(first)),
+          h('span', { class: 'answer-status', data: { tone: first.status } }, icon(first.status), how),
           ' ',
           h('span', { class: 'answer-text' }, answer ? firstLine(answer) : words(first)),
         ),

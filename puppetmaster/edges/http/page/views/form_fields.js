@@ -1,6 +1,7 @@
 /** The fields of the form: what each is called, and how it looks. */
 
 import { h, setAttribute, setText } from '../dom.js';
+import { ANY } from '../job_form.js';
 
 /**
  * @typedef {object} Field
@@ -18,15 +19,52 @@ const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
  * @property {string} label
  * @property {string} [hint]
  * @property {'number' | 'area' | 'method' | 'time'} [kind] a line of text otherwise
+ * @property {[string, string][]} [choices] values and what they are called
  * @property {string} [placeholder] for most what counts when it is left empty
  * @property {boolean} [mono]
  */
 
 /** @type {Record<string, About>} */
 const FIELDS = {
+  kind: {
+    label: 'What is sent',
+    choices: [
+      ['', 'a message'],
+      ['command', 'a command'],
+    ],
+  },
   method: { label: 'Method', kind: 'method' },
   resource: { label: 'Resource', placeholder: '/system/reboot', mono: true },
   data: { label: 'Data', kind: 'area', placeholder: '{"enable": true}', hint: 'JSON; empty: none is sent', mono: true },
+  commandLine: {
+    label: 'Command line',
+    kind: 'area',
+    placeholder: 'df -h /',
+    hint: 'for the shell of each device whose agent allows it',
+    mono: true,
+  },
+  targetLabels: { label: 'Labels of devices', placeholder: 'site=berlin, rack=7', hint: 'all of them must fit' },
+  targetConnection: {
+    label: 'Connection',
+    choices: [
+      ['', '–'],
+      [ANY, 'all that are known'],
+      ['online', 'online'],
+      ['offline', 'offline'],
+      ['unknown', 'unknown'],
+    ],
+  },
+  sample: { label: 'Sample of them', placeholder: 'all', hint: 'how many, or a share such as 10%' },
+  offline: {
+    label: 'Devices that are away',
+    hint: 'when their turn comes',
+    choices: [
+      ['', 'are sent to all the same'],
+      ['wait', 'get it when they are online'],
+      ['skip', 'are left out'],
+      ['fail', 'fail at once'],
+    ],
+  },
   destinations: {
     label: 'Destinations',
     kind: 'area',
@@ -110,7 +148,7 @@ export function formField(name, ...below) {
  * @param {string} described
  */
 function controlOf(name, id, described) {
-  const { kind, placeholder, mono } = FIELDS[name];
+  const { kind, placeholder, mono, choices } = FIELDS[name];
   const shared = {
     id,
     name,
@@ -121,13 +159,19 @@ function controlOf(name, id, described) {
     spellcheck: 'false',
     autocapitalize: 'none',
   };
+  if (choices)
+    return h(
+      'select',
+      { id, name, 'aria-describedby': described },
+      ...choices.map(([value, text]) => h('option', { value }, text)),
+    );
   if (kind === 'method')
     return h(
       'select',
       { id, name, 'aria-describedby': described },
       ...['get', 'post', 'put', 'delete'].map((method) => h('option', { value: method }, method)),
     );
-  if (kind === 'area') return h('textarea', { ...shared, rows: name === 'data' ? 4 : 6 });
+  if (kind === 'area') return h('textarea', { ...shared, rows: name === 'destinations' ? 6 : 4 });
   if (kind === 'number') return h('input', { ...shared, type: 'number', step: 'any', inputmode: 'decimal' });
   if (kind === 'time') return h('input', { ...shared, type: 'datetime-local', step: 1 });
   return h('input', { ...shared, type: 'text' });

@@ -7,7 +7,7 @@ import { lines } from '../destinations.js';
 import { show } from '../dialog.js';
 import { debounced, fill, h, setText } from '../dom.js';
 import { dropDraft, keepDraft, readDraft } from '../drafts.js';
-import { counted } from '../format.js';
+import { counted, number } from '../format.js';
 import { icon } from '../icons.js';
 import { LONGEST_ARGUMENT, asCurl, asDryRun, build, faultWords, fieldOf, fieldsOf } from '../job_form.js';
 import { faultOf, print, read } from '../json_text.js';
@@ -30,18 +30,25 @@ const BEYOND =
 
 const NEEDED = /** @type {Record<string, string>} */ ({
   resource: 'A resource is needed, such as /system/reboot',
+  commandLine: 'A command line is needed, such as df -h /',
   destinations: 'At least one destination is needed',
 });
 
-/** @returns {import('../router.js').View} */
-export function newJobView() {
+const WORDS = /** @type {Record<string, string>} */ ({ resource: 'a resource', commandLine: 'a command line' });
+
+/**
+ * @param {URLSearchParams} query `label` and `connection` of the devices that it is for
+ * @returns {import('../router.js').View}
+ */
+export function newJobView(query) {
   if (!session.canWrite)
     return missingView('New job', 'You are logged in as a viewer: you can look, but not start jobs. An operator can.');
-  return new NewJobView().view();
+  return new NewJobView(query).view();
 }
 
 class NewJobView {
-  constructor() {
+  /** @param {URLSearchParams} query */
+  constructor(query) {
     document.title = 'New job – puppetmaster';
     const draft = readDraft();
     this.key = typeof draft?.key === 'string' ? draft.key : freshKey();
@@ -62,7 +69,9 @@ class NewJobView {
     this.node = this.parts.node;
     this.json = this.parts.json;
     this.place = this.parts.place;
-    this.setValues(draft?.values ?? { method: 'post' });
+    const targets = targetsIn(query);
+    if (targets) this.mode = 'form';
+    this.setValues({ method: 'post', ...draft?.values, ...targets });
     if (typeof draft?.json === 'string') this.json.value = draft.json;
     this.showMode();
     this.renderFiles();
@@ -149,14 +158,18 @@ class NewJobView {
       'fieldset',
       { class: 'card' },
       h('legend', {}, 'Message'),
+      one('kind'),
       h('div', { class: 'message-line' }, one('method'), one('resource')),
       one('data'),
+      one('commandLine'),
     );
     const where = h(
       'fieldset',
       { class: 'card' },
       h('legend', {}, 'Where to'),
       one('destinations', hint, below, fileList),
+      h('p', { class: 'small-title' }, 'And devices by what is known of them'),
+      h('div', { class: 'pairs' }, one('targetLabels'), one('targetConnection'), one('sample'), one('offline')),
     );
     const about = h('div', { class: 'pairs' }, one('name'), one('labels'));
     const options = h(
@@ -174,7 +187,7 @@ class NewJobView {
       where,
       h('fieldset', { class: 'card' }, h('legend', {}, 'About the job'), about, options),
     );
-    return { formPart, counter, fileList, fileInput, fileButton, options };
+    return { formPart, message, counter, fileList, fileInput, fileButton, options };
   }
 
   /**
@@ -379,6 +392,7 @@ class NewJobView {
   changed() {
     this.calls.abort();
     this.place.clear();
+    this.parts.message.dataset.kind = this.fields.get('kind')?.control.value || 'message';
     this.keep();
     this.preview.cancel();
     this.previewLate.cancel();
@@ -407,7 +421,7 @@ class NewJobView {
     }
     if (missing.length) {
       this.missing = missing;
-      const wanted = missing.map((name) => (name === 'resource' ? 'a resource' : 'destinations')).join(' and ');
+      const wanted = missing.map((name) => WORDS[name] ?? name).join(' and ');
       this.say(`Give ${wanted} to see how many requests this makes.`, 'plain');
       return null;
     }
@@ -470,11 +484,12 @@ class NewJobView {
     if (place.textContent !== words) fill(place, h('span', {}, ...(content.length ? content : [words])));
   }
 
-  /** @param {{totalCount: number, destinationCount: number, messageCount: number}} counts */
-  sayCounts({ totalCount, destinationCount, messageCount }) {
+  /** @param {{totalCount: number, destinationCount: number, messageCount: number, offlineCount: number}} counts */
+  sayCounts({ totalCount, destinationCount, messageCount, offlineCount }) {
     const makes = counted(totalCount, 'request');
     const messages = messageCount > 1 ? `, with ${counted(messageCount, 'message')}` : '';
-    const rest = ` to ${counted(destinationCount, 'destination')}${messages}.`;
+    const away = offlineCount ? ` ${number(offlineCount)} of them ${offlineCount === 1 ? 'is' : 'are'} away now.` : '';
+    const rest = ` to ${counted(destinationCount, 'destination')}${messages}.${away}`;
     this.say(`This makes ${makes}${rest}`, 'good', 'This makes ', h('strong', {}, makes), rest);
   }
 
@@ -595,6 +610,17 @@ class NewJobView {
     show('The same with curl', [long ? note('plain', how) : null, shown], buttons);
     this.preview();
   }
+}
+
+/**
+ * What an address says of the devices that the job is for, as values of fields.
+ *
+ * @param {URLSearchParams} query
+ * @returns {Record<string, string> | null}
+ */
+function targetsIn(query) {
+  const [labels, connection] = [query.getAll('label').join(', '), query.get('connection') ?? ''];
+  return labels || connection ? { targetLabels: labels, targetConnection: connection } : null;
 }
 
 /**

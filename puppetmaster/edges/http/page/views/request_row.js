@@ -169,6 +169,9 @@ function moreOf(request, onChanged, output) {
   return h(
     'div',
     { class: 'request-more' },
+    output || answer
+      ? h('div', { class: 'wide' }, h('h3', {}, 'Output'), ...outputOf(request.id, answer, output))
+      : null,
     h(
       'div',
       {},
@@ -200,9 +203,6 @@ function moreOf(request, onChanged, output) {
         : json('The answer', told.result, told.code === null ? 'none' : `${told.code} with no data`),
       cancelPart(request, onChanged),
     ),
-    output || answer
-      ? h('div', { class: 'wide' }, h('h3', {}, 'Output'), ...outputOf(request.id, answer, output))
-      : null,
   );
 }
 
