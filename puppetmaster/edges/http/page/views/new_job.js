@@ -169,7 +169,7 @@ class NewJobView {
       h('legend', {}, 'Where to'),
       one('destinations', hint, below, fileList),
       h('p', { class: 'small-title' }, 'And devices by what is known of them'),
-      h('div', { class: 'pairs' }, one('targetLabels'), one('targetConnection'), one('sample'), one('offline')),
+      h('div', { class: 'pairs two' }, one('targetLabels'), one('targetConnection'), one('sample'), one('offline')),
     );
     const about = h('div', { class: 'pairs' }, one('name'), one('labels'));
     const options = h(
