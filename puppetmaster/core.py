@@ -35,6 +35,9 @@ MIB = 1024 * 1024
 
 OUTPUT_FOLDER, AGENT_FOLDER = "output", "agent"
 
+COMMANDS = "--commands, PUPPETMASTER_COMMANDS"
+"""What allows commands on this machine; an agent's setting is called otherwise."""
+
 
 class Core:
     """The parts, made and connected; nothing runs before :meth:`start`.
@@ -93,7 +96,7 @@ class Core:
         self._memory = Memory((settings.data / AGENT_FOLDER).resolve())
         self._worker = Worker(
             memory=self._memory,
-            rights=Rights.parse(settings.commands, source=settings.source("commands")),
+            rights=Rights.parse(settings.commands, source=settings.source("commands"), called=COMMANDS),
             limits=OutputLimits(),
             emit=self._emit,
             info=lambda: dict(facts({})),

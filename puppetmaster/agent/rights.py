@@ -26,6 +26,9 @@ from puppetmaster.errors import SettingsError
 
 OFF, ALL = "off", "all"
 
+CALLED = "--commands, PUPPETMASTER_AGENT_COMMANDS"
+"""What the agent's setting is set by."""
+
 MAX_FILE_BYTES = 1024 * 1024
 """A file of patterns is no larger: it is read at the start, into memory."""
 
@@ -125,23 +128,27 @@ class _Pattern:
 class Rights:
     """What may be run; made by :meth:`parse`."""
 
-    def __init__(self, mode: str, patterns: list[str] | None = None) -> None:
+    def __init__(self, mode: str, patterns: list[str] | None = None, *, called: str = CALLED) -> None:
         self._mode = mode
+        self._called = called
         self._patterns = [_Pattern(text) for text in patterns or ()]
 
     @classmethod
-    def parse(cls, text: str, *, name: str = "commands", source: str = "the settings") -> Rights:
+    def parse(
+        cls, text: str, *, name: str = "commands", source: str = "the settings", called: str = CALLED
+    ) -> Rights:
         """Read a setting: ``off``, ``all``, ``@FILE`` with a pattern a line, or patterns between commas or newlines.
 
         In a file, empty lines and those that begin with ``#`` say nothing.
 
         :param name: of the setting, for the error.
         :param source: of the setting, for the error.
+        :param called: what the setting is set by, for who asks for a command while it is off.
         :raises SettingsError: when the file can't be read, or a pattern can't be meant.
         """
         word = text.strip()
         if word.lower() in ("", OFF):
-            return cls(OFF)
+            return cls(OFF, called=called)
         if word.lower() == ALL:
             return cls(ALL)
         try:
@@ -164,7 +171,7 @@ class Rights:
         if self._mode == ALL:
             return command
         if self._mode == OFF:
-            raise NotAllowed("this agent runs no commands: its setting is off")
+            raise NotAllowed(f"this agent runs no commands: its setting is off ({self._called})")
         for field in _PRIVATE:
             if command.asks_for(field):
                 raise NotAllowed(f"this agent runs commands from a list, and {field} may not be set with these")

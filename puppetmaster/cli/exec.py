@@ -268,6 +268,8 @@ def _run(settings: Settings, document: Document, shown: Shown, cancel: bool) -> 
     if interrupted is not None:
         raise interrupted
     if not (is_success(job) or _is_fine_without(job, groups.left_out)):
+        if groups.left_out == job["totalCount"] and not shown.json:
+            say("the command ran nowhere: no device is online")
         if not shown.json and job["reason"] and job["status"] != "resolved":
             say(f"reason: {render.plain(job['reason'])}")
         raise typer.Exit(FAILED)

@@ -107,6 +107,13 @@ def test_whatever_comes_is_a_plan_or_a_list_of_faults(data: Any) -> None:
 # ------------------------------------------------------------------------------------------------------- rights
 
 
+def test_what_is_off_says_how_it_is_set() -> None:
+    with pytest.raises(NotAllowed, match="PUPPETMASTER_AGENT_COMMANDS"):
+        Rights.parse("off").examine(Command(line="id"))
+    with pytest.raises(NotAllowed, match=r"\(--this\)"):
+        Rights.parse("off", called="--this").examine(Command(line="id"))
+
+
 def allows(setting: str, line: str | list[str], **fields: Any) -> bool:
     command = Command(line=line, **fields) if isinstance(line, str) else Command(argv=tuple(line), **fields)
     try:
