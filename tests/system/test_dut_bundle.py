@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from puppetmaster.embedded.broker import find_mosquitto
-from tests.system.dut import ADMIN, COMMAND, SECRET, PollingAgent, command, password_of, wait_for
+from tests.system.dut import ADMIN, COMMAND, SECRET, PollingAgent, add_account, password_of, wait_for
 from tests.system.stand import Stand
 
 AGENTS = [f"poller-{number}" for number in range(10)]
@@ -31,8 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 
 def add(stand: Stand, name: str, password: str, kind: str) -> None:
-    done = command("addaccount", str(stand.data / "dut.json"), name, kind, password=password)
-    assert done.returncode == 0, done.stderr
+    add_account(stand.data / "dut.json", name, password, kind)
 
 
 def call(stand: Stand, method: str, path: str, body: Any = ..., auth: str = "", **query: Any) -> httpx.Response:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from puppetmaster.embedded.broker import find_mosquitto
-from tests.system.dut import PollingAgent, command, password_of, wait_for
+from tests.system.dut import PollingAgent, add_account, password_of, wait_for
 from tests.system.stand import Document, Stand, assert_adds_up
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
@@ -41,8 +41,7 @@ def destinations(requests: list[Document]) -> dict[str, Document]:
 
 def test_one_job_over_devices_on_the_broker_agents_that_poll_and_this_machine(stand: Stand) -> None:
     for name in POLLERS:
-        done = command("addaccount", str(stand.data / "dut.json"), name, "agent", password=password_of(name))
-        assert done.returncode == 0, done.stderr
+        add_account(stand.data / "dut.json", name, password_of(name))
     port = int(stand.site.rpartition(":")[2])
     agents = [PollingAgent(port, name, password_of(name), lambda task: task, prefix="/dut") for name in POLLERS]
     for agent in agents:
