@@ -1,12 +1,14 @@
 """Takes the pictures of the page in docs/images, of a real installation with simulated devices.
 
-    python docs/make_screenshots.py
+    python docs/make_screenshots.py             # all of them
+    python docs/make_screenshots.py command     # those that need no day of an installation: command, devices, form
 
 It needs the development requirements, Mosquitto and Chromium; ``make test`` installs them. It takes about a minute.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -44,6 +46,14 @@ SURVEY = {"method": "get", "resource": "/system/firmware"}
 UPDATE = {"method": "put", "resource": "/system/firmware", "data": {"version": "1.5.0"}}
 LED = {"method": "put", "resource": "/system/led", "data": {"enable": True}}
 
+CHECK = """df -h / | tail -n 1
+for service in mosquitto modem-manager; do
+  echo "checking $service"
+done
+echo 'modem-manager: not running' >&2
+sleep 60"""
+"""A command that is at work while its picture is taken."""
+
 IMPATIENT = {"requestTimeout": 2, "retry": {"limit": 0}}
 """Limits with which silence is noticed soon."""
 
@@ -55,13 +65,16 @@ def main() -> int:
         sys.stderr.write("there is no chromium; make test installs it\n")
         return 1
     IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, Stand(Path(folder), http=True, instance="berlin") as stand:
-        stand.edge = "http"
-        jobs = live(stand)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-            take_all(browser, stand, jobs)
-            browser.close()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        if not sys.argv[1:]:
+            with Stand(Path(folder) / "day", http=True, instance="berlin") as stand:
+                stand.edge = "http"
+                take_day(browser, stand, live(stand))
+        with Stand(Path(folder) / "now", http=True, instance="berlin", commands="all") as stand:
+            stand.edge = "http"
+            take_now(browser, stand)
+        browser.close()
     return 0
 
 
@@ -152,8 +165,8 @@ def pending(stand: Stand, gateways: Fleet) -> None:
 # What is to be seen of it
 
 
-def take_all(browser: Browser, stand: Stand, jobs: Document) -> None:
-    """Take every picture."""
+def take_day(browser: Browser, stand: Stand, jobs: Document) -> None:
+    """Take the pictures of jobs."""
     light, dark = (window(browser, stand, colours) for colours in ("light", "dark"))
     for page, suffix in ((light, ""), (dark, "-dark")):
         page.goto("/")
@@ -164,8 +177,17 @@ def take_all(browser: Browser, stand: Stand, jobs: Document) -> None:
     take(light, "job")
     show_job(light, jobs["survey"])
     take(light, "answers")
-    show_form(light)
-    take(light, "form")
+
+
+def take_now(browser: Browser, stand: Stand) -> None:
+    """Take the pictures of the form, of devices and of a command."""
+    page = window(browser, stand, "light")
+    show_form(page)
+    take(page, "form")
+    show_devices(page, stand)
+    take(page, "devices")
+    show_command(page, stand)
+    take(page, "command")
 
 
 def window(browser: Browser, stand: Stand, colours: str) -> Page:
@@ -192,8 +214,36 @@ def show_form(page: Page) -> None:
     page.get_by_label("Data").fill('{"version": "1.5.0", "reboot": true}')
     page.get_by_label("Destinations").fill("gateway-[0001-0400]\ngateway-0815, gateway-1200\ncam-[0001-0098]")
     page.get_by_label("Name").fill("firmware 1.5, second ring")
-    page.get_by_label("Labels").fill("site=berlin, ring=second")
+    page.get_by_label("Labels", exact=True).fill("site=berlin, ring=second")
     expect(page.get_by_test_id("preview")).to_contain_text("500 requests")
+
+
+def show_devices(page: Page, stand: Stand) -> None:
+    """Some devices, one of them at work and some away."""
+    for number in range(1, 61):
+        site = "berlin" if number % 3 else "hamburg"
+        presence = {
+            "connection": "online" if number % 7 != 2 else "offline",
+            "labels": {"site": site, "line": str(number % 4 + 1)},
+            "facts": {"hostname": f"press-{number:03d}", "system": "Linux", "version": f"1.{5 - (number % 5 == 0)}.0"},
+        }
+        stand.publish(f"/remote/press-{number:03d}/presence", json.dumps(presence), retain=True)
+    stand.create_job({"destinations": "press-004", "message": UPDATE})
+    page.goto("/#/devices?id=press-*")
+    expect(page.locator("tr[data-device]")).to_have_count(60)
+    expect(page.locator(".col-request a")).to_be_visible()
+
+
+def show_command(page: Page, stand: Stand) -> None:
+    """What a command prints, while it runs."""
+    message = {"method": "post", "resource": "/agent/commands", "data": {"commandLine": CHECK}}
+    made = stand.create_job({"name": "health check", "destinations": "localhost", "message": message})
+    page.goto(f"/#/jobs/{made['id']}")
+    row = page.locator("tr[data-request-id]")
+    row.get_by_role("button").click()
+    expect(row).to_contain_text("running")
+    expect(page.get_by_test_id("live-output")).to_contain_text("not running")
+    page.locator("#requests").evaluate("node => node.scrollIntoView()")
 
 
 def take(page: Page, name: str) -> None:
