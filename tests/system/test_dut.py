@@ -132,6 +132,7 @@ def test_an_agent_of_the_old_kind_does_two_hundred_tasks(dut: DutProcess, pool: 
     calls = [pool.submit(dut.as_admin, "POST", "/tasks", {"n": n}, target="squarer") for n in range(200)]
     answers = [call.result().json() for call in calls]
     assert [answer.get("result") for answer in answers] == [{"n": n, "square": n * n} for n in range(200)]
+    wait_for(lambda: len(agent.done) >= 200)  # it notes a task after the answer to it has come
     agent.stop()
     assert agent.troubles == []
     assert len(set(agent.done)) == len(agent.done) == 200
