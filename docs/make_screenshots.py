@@ -216,6 +216,7 @@ def show_form(page: Page) -> None:
     page.get_by_label("Name").fill("firmware 1.5, second ring")
     page.get_by_label("Labels", exact=True).fill("site=berlin, ring=second")
     expect(page.get_by_test_id("preview")).to_contain_text("500 requests")
+    page.evaluate("scrollTo(0, 0)")
 
 
 def show_devices(page: Page, stand: Stand) -> None:
