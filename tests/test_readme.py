@@ -6,14 +6,13 @@ import ast
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from puppetmaster.cli.app import app
 from puppetmaster.settings import options
@@ -126,10 +125,8 @@ def test_the_commands_that_are_named_exist():
     paths = {existing_command(tuple(words_of(command))) for _, command in command_lines()}
     assert ("run",) in paths and ("jobs", "list") in paths
     for path in sorted(paths):
-        help_of = subprocess.run(
-            [sys.executable, "-m", "puppetmaster", *path, "--help"], cwd=REPOSITORY, capture_output=True, text=True
-        )
-        assert help_of.returncode == 0, f"puppetmaster {' '.join(path)} --help: {help_of.stderr}"
+        help_of = CliRunner().invoke(app, [*path, "--help"])
+        assert help_of.exit_code == 0, f"puppetmaster {' '.join(path)} --help: {help_of.output}"
 
 
 def test_every_command_has_a_line_in_the_readme():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -313,10 +316,29 @@ def test_a_name_that_is_none_is_said_to_be_so(connect):
         connect("http://nowhere.invalid", patience=0).job(7)
 
 
-def test_a_server_without_tls_is_told_from_one_that_is_away(server, connect):
-    server.answer = lambda asked: reply(400)
+@pytest.fixture
+def plain_port() -> Iterator[int]:
+    """Where a server refuses at the first byte what is no HTTP; one that waits for the end of a line may wait long."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_server_without_tls_is_told_from_one_that_is_away(plain_port, connect):
     with pytest.raises(NoAnswer, match=r"does not speak TLS .*: try http://") as caught:
-        connect(server.url.replace("http", "https")).job(7)
+        connect(f"https://127.0.0.1:{plain_port}").job(7)
     assert caught.value.lasting
 
 
