@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from puppetmaster.models import Message
+from puppetmaster.wire import COMMANDS
 
 MAX_DESTINATIONS = 5
 """How many of those that gave an answer are named."""
@@ -19,7 +20,6 @@ MAX_DESTINATIONS = 5
 DIGEST_BYTES = 16
 """With 100,000 different answers two of them share a digest once in 10^28 jobs."""
 
-COMMANDS = "/agent/commands"
 FARM = "/farm/"
 
 OF_ONE_RUN = frozenset({"duration", "after"})

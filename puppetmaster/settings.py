@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from puppetmaster.address import BrokerAddress, ListenAddress
-from puppetmaster.agent.rights import Rights
+from puppetmaster.agent.rights import OFF, Rights
 from puppetmaster.errors import SettingsError
 from puppetmaster.policies import MAX_SECONDS
 
@@ -42,7 +42,6 @@ MAX_TOPIC = 128
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CHANNELS = ("mqtt", "controller")
-COMMANDS_OFF = "off"
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,16}")
@@ -431,7 +430,7 @@ class Settings:
         ),
     )
     commands: str = field(
-        default=COMMANDS_OFF,
+        default=OFF,
         metadata=_about(
             _commands,
             env="PUPPETMASTER_COMMANDS",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
+from puppetmaster.agent.rights import OFF
 from puppetmaster.core import Core
 from puppetmaster.devices.device import PULL
 from puppetmaster.dut.accounts import DutAccounts
@@ -14,7 +15,7 @@ from puppetmaster.edges.http import dut, manager, runner
 from puppetmaster.edges.http.access import Access, App
 from puppetmaster.farm import Farm, Files, Plugins, Tasks
 from puppetmaster.policies import Connection
-from puppetmaster.settings import COMMANDS_OFF, Settings
+from puppetmaster.settings import Settings
 
 DUT_FILE, FARM_FOLDER = "dut.json", "farm"
 """The accounts of the dutserver, and the files of the farm's tasks, in the data folder."""
@@ -25,7 +26,7 @@ class Systems:
 
     def __init__(self, core: Core, settings: Settings) -> None:
         self._core = core
-        self._has_commands = settings.commands.strip().lower() != COMMANDS_OFF
+        self._has_commands = settings.commands.strip().lower() != OFF
         self._plugins = Plugins()
         self._farm = Farm(
             store=core.registry,

@@ -34,12 +34,13 @@ from puppetmaster.agent.rights import NotAllowed, Rights
 from puppetmaster.agent.shim import Run, boot_id
 from puppetmaster.chunks import Chunk
 from puppetmaster.errors import FileUnavailable, InvalidDocument
+from puppetmaster.wire import COMMANDS
 
 __all__ = ["Order", "Reply", "Worker"]
 
 logger = logging.getLogger(__name__)
 
-COMMANDS, INFO = "/agent/commands", "/agent/info"
+INFO = "/agent/info"
 
 WAITING = 10
 """How many orders may be at hand for each that may run: what is above is answered 503."""
