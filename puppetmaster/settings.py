@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from puppetmaster.address import BrokerAddress, ListenAddress
 from puppetmaster.agent.rights import OFF, Rights
 from puppetmaster.errors import SettingsError
+from puppetmaster.logs import checked_log
 from puppetmaster.policies import MAX_SECONDS
 
 if sys.version_info >= (3, 11):
@@ -40,7 +41,6 @@ DESTINATION = "{destination}"
 MAX_TOPIC = 128
 """Characters of the topic template: with a destination it stays far below the 200 levels that Mosquitto takes."""
 
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CHANNELS = ("mqtt", "controller")
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -312,11 +312,11 @@ class Settings:
     log: str = field(
         default="info",
         metadata=_about(
-            _one_of(LOG_LEVELS),
+            checked_log,
             env="PUPPETMASTER_LOG",
             flag="--log",
-            help="What is logged: debug, info, warning, error or critical.",
-            metavar="LEVEL",
+            help="What is logged: debug, info, warning, error or critical; json for lines of JSON; json:debug is both.",
+            metavar="WHAT",
         ),
     )
     keep_days: float = field(

@@ -20,9 +20,8 @@ from urllib.parse import quote
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.errors import SettingsError
+from puppetmaster.logs import checked_log
 from puppetmaster.policies import UNPUBLISHABLE, destination_fault
-
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 DESTINATION = "{destination}"
 
@@ -118,12 +117,6 @@ def _topic(text: str) -> str:
     if _POISON.search(rest) or text.startswith("$"):
         raise ValueError("it can't begin with $ or hold +, # or control characters")
     return text
-
-
-def _level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"it must be one of {', '.join(LOG_LEVELS)}, not {text!r:.40}")
-    return text.lower()
 
 
 def _truth(text: str) -> bool:
@@ -277,10 +270,11 @@ _OPTIONS = (
     ),
     Option(
         name="log",
-        metavar="LEVEL",
-        parse=_level,
+        metavar="WHAT",
+        parse=checked_log,
         default="info",
-        help="What is logged: debug, info, warning, error or critical. Default: info.",
+        help="What is logged: debug, info, warning, error or critical; json for lines of JSON; json:debug is both. "
+        "Default: info.",
     ),
 )
 

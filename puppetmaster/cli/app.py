@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -27,7 +28,10 @@ from puppetmaster.cli import (
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
 from puppetmaster.cli.wording import PlainGroup
+from puppetmaster.logs import is_json
 from puppetmaster.version import __version__
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="puppetmaster",
@@ -80,7 +84,11 @@ def main() -> None:
     try:
         app(prog_name="puppetmaster")
     except Exception as error:
-        if os.environ.get("PUPPETMASTER_LOG") == "debug":
+        if is_json():
+            logger.critical("nobody caught an error: %s", type(error).__name__, exc_info=True,
+                            extra={"event": "uncaught"})
+            sys.exit(FAILED)
+        if os.environ.get("PUPPETMASTER_LOG", "").lower().endswith("debug"):
             raise
         say(f"Error: {type(error).__name__}: {error} (a bug; PUPPETMASTER_LOG=debug shows where)")
         sys.exit(FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,9 @@ from typing import NoReturn
 import typer
 
 from puppetmaster.errors import InvalidDocument, PuppetmasterError, SettingsError
+from puppetmaster.logs import is_json
+
+logger = logging.getLogger(__name__)
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -67,11 +71,17 @@ def say_if_page(shown: int, limit: int, offset: int) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user something beside the output, on stderr."""
-    typer.echo(text, err=True)
+    """Tell the user something beside the output, on stderr; where that is a log in JSON, as a line of it."""
+    if is_json():
+        logger.info("%s", text, extra={"event": "said"})
+    else:
+        typer.echo(text, err=True)
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
+    if is_json():
+        logger.critical("can't run: %s", error, extra={"event": "cannot_run"})
+        raise typer.Exit(code) from None
     faults = getattr(error, "faults", ())
     say(f"Error: {error}")
     for fault in faults[:MAX_FAULTS] if len(faults) > 1 else ():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from puppetmaster.cli.outcome import BadUsage, Interrupted
 from puppetmaster.errors import BusError
-from puppetmaster.logs import start_logging
+from puppetmaster.logs import level_of, start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def talk(settings: Settings, conversation: Callable[[DocumentClient], Awaitable[
         finally:
             await client.close()
 
-    if settings.log == "debug":
+    if level_of(settings.log) == "debug":
         start_logging(settings.log)
     return run_until_signal(main())
 
