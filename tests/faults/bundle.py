@@ -1,0 +1,82 @@
+"""The real bundle on a file layer and a clock that the campaign steers.
+
+``python -m tests.faults.bundle CONTROL [BUG...]`` is ``index.py`` but for three things, all set from outside: its
+stores are on :class:`~tests.faults.power.PowerFiles`, ``time.time`` is ``clock`` seconds off (of the control file), and
+a planted bug may be turned on, for the tests that show that the campaign finds it. The settings come from the
+environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from puppetmaster.cli import main
+from puppetmaster.service import Service
+from puppetmaster.store import journal
+from puppetmaster.store.files import FileSystem
+from tests.faults.power import Control, PowerFiles, after_a_cut
+
+
+def steer_files(control: Control) -> None:
+    """Put every store of this process on the power layer."""
+    after_a_cut(Path(os.environ["PUPPETMASTER_DATA"]))
+    journal.FileSystem = lambda: PowerFiles(control)  # type: ignore[misc, assignment]
+    least = control.read().get("compact")
+    if least:
+        journal.MIN_COMPACTION_SIZE = least
+
+
+def steer_clock(control: Control) -> None:
+    """Have the wall clock stepped by the control file."""
+    real = time.time
+    time.time = lambda: real() + control.read().get("clock", 0.0)
+
+
+# Planted bugs
+
+
+def ack_before_commit() -> None:
+    """Callers and devices are told before it is on disk."""
+
+    async def at_once(self: Service) -> None:
+        self._work.set()
+
+    async def settle(self: Service, verdict: Any, destination: str, request_id: int) -> Any:
+        self._work.set()
+        return verdict
+
+    Service._saved = at_once  # type: ignore[method-assign]
+    Service._settle = settle  # type: ignore[method-assign]
+
+
+def no_fsync() -> None:
+    """Nothing that is written is synced."""
+
+    class Careless(PowerFiles):
+        def sync(self, descriptor: int) -> None:
+            return
+
+    made = journal.FileSystem
+
+    def careless() -> FileSystem:
+        files = made()
+        files.__class__ = Careless
+        return files
+
+    journal.FileSystem = careless  # type: ignore[misc, assignment]
+
+
+BUGS = {bug.__name__: bug for bug in (ack_before_commit, no_fsync)}
+
+if __name__ == "__main__":
+    steered = Control(Path(sys.argv[1]))
+    steer_files(steered)
+    steer_clock(steered)
+    for name in sys.argv[2:]:
+        BUGS[name]()
+    sys.argv[1:] = ["serve", "--plain"]
+    main()

@@ -1,0 +1,13 @@
+"""All faults of the campaign, in the order of the table in docs/reliability.md."""
+
+from __future__ import annotations
+
+from tests.faults.kinds import parts
+from tests.faults.kinds.base import Fault
+
+FAULTS: dict[str, type[Fault]] = {fault.name: fault for module in (parts,) for fault in module.FAULTS}
+
+MIXED = "mixed"
+"""Stands for two or three faults at once."""
+
+__all__ = ["FAULTS", "MIXED", "Fault"]
