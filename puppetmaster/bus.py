@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gmqtt
@@ -55,6 +56,9 @@ MAX_UNACKNOWLEDGED = 60_000
 
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
+
+REFUSAL_LOG_INTERVAL = 10.0
+"""Seconds between two lines in the log about publications that the broker refuses."""
 
 _REFUSED_VERSION = (1, 132)
 
@@ -126,7 +130,25 @@ class _Corked:
 
 
 class _Client(gmqtt.Client):  # type: ignore[misc]
-    """gmqtt's client without its own reconnecting (a fresh one is made for each connection), and with few writes."""
+    """gmqtt's client without its own reconnecting (a fresh one is made for each connection), and with few writes.
+
+    It tells of a refused publication, whose reason gmqtt itself does not hand on.
+    """
+
+    on_refused: Callable[[int, int], None]
+    """Gets the id of a publication and the broker's reason, before the publication is taken for acknowledged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        handler = self._package_handler
+        for name in ("_handle_puback_packet", "_handle_pubrec_packet"):
+            setattr(handler, name, partial(self._answered, getattr(handler, name)))
+
+    def _answered(self, handle: Callable[[int, bytes], None], command: int, packet: bytes) -> None:
+        # MQTT 5 (3.4.2, 3.5.2): the id, and the reason where it is not success.
+        if len(packet) > 2 and packet[2] >= REFUSED:
+            self.on_refused(int.from_bytes(packet[:2], "big"), packet[2])
+        handle(command, packet)
 
     async def reconnect(self, delay: bool = False) -> None:
         return None
@@ -184,7 +206,8 @@ class Bus:
         self._up = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._subscribed: dict[int, asyncio.Future[None]] = {}
+        self._subscribed: dict[int, tuple[asyncio.Future[None], Sequence[str]]] = {}
+        self._next_refusal_log = 0.0
         self._supervisor: asyncio.Task[None] | None = None
 
     # Life
@@ -321,6 +344,7 @@ class Bus:
         client.on_connect = self._accepted
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._confirmed
+        client.on_refused = self._refused
         return client
 
     async def _connect(self, client: _Client) -> str:
@@ -409,18 +433,29 @@ class Bus:
             self._lost.set()
 
     def _confirmed(self, client: object, mid: int, granted: Sequence[int], properties: object) -> None:
-        waiter = self._subscribed.pop(mid, None)
+        waiter, topics = self._subscribed.pop(mid, (None, ()))
         if waiter is not None and not waiter.done():
-            if any(code >= REFUSED for code in granted):
-                waiter.set_exception(BusError("it refuses a subscription; see its access rights"))
+            refused = [topic for topic, code in zip(topics, granted, strict=False) if code >= REFUSED]
+            if refused:
+                waiter.set_exception(BusError(f"it refuses the subscription to {refused[0]}; see its access rights"))
             else:
                 waiter.set_result(None)
         self._pump()
 
+    def _refused(self, mid: int, reason: int) -> None:
+        """Say it: to all who wait for it, the publication is with the broker now."""
+        entry, now = self._unacknowledged.get(mid), asyncio.get_running_loop().time()
+        if entry is not None and now >= self._next_refusal_log:
+            self._next_refusal_log = now + REFUSAL_LOG_INTERVAL
+            logger.warning(
+                "the broker at %s refuses what is published on %.200s (reason %d): has this user the right to?",
+                self.address, entry.topic, reason, extra={"event": "publish_refused"},
+            )  # fmt: skip
+
     def _send_subscribe(self, client: _Client, topics: Sequence[str]) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         mid = client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in topics])
-        self._subscribed[mid] = waiter
+        self._subscribed[mid] = waiter, topics
         return waiter
 
     async def _received(self, client: object, topic: object, payload: bytes, qos: int, properties: object) -> int:

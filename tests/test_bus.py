@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus, Will
 from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
 from puppetmaster.errors import BusError
@@ -180,6 +181,56 @@ def test_a_wrong_password_is_logged_as_what_it_is(tmp_path: Path, caplog: pytest
     said = " ".join(record.getMessage().lower() for record in caplog.records)
     assert "authori" in said or "password" in said or "credentials" in said, said
     assert "wrong" not in said
+
+
+def test_a_publication_that_the_broker_refuses_is_logged_with_its_topic(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite allowed\n")
+
+    async def main() -> None:
+        with BrokerProcess(acl_file=acl) as broker:
+            async with connected(broker, "talker", topics=["allowed"]) as (bus, inbox):
+                for topic in ("forbidden/1", "forbidden/2", "allowed"):
+                    bus.publish(topic, b"word", qos=2 if topic == "forbidden/2" else 1)
+                await inbox.next()
+                assert await bus.flush(TIMEOUT), "what is refused is over, too"
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    refusals = [record for record in caplog.records if getattr(record, "event", "") == "publish_refused"]
+    assert len(refusals) == 1, "not one for each"
+    assert "forbidden/1 (reason 135)" in refusals[0].getMessage()
+
+
+def test_a_subscription_that_the_broker_refuses_is_logged_with_its_topic(caplog: pytest.LogCaptureFixture) -> None:
+    # With a list of access rights Mosquitto 2.0 never does, other brokers do.
+    asked = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, length = await reader.readexactly(2)
+                packet = await reader.readexactly(length)
+                if kind >> 4 == 1:  # CONNECT
+                    writer.write(bytes([0x20, 3, 0, 0, 0]))
+                elif kind >> 4 == 8:  # SUBSCRIBE to two topics
+                    writer.write(bytes([0x90, 5, *packet[:2], 0, 1, 0x87]))
+                    asked.set()
+
+    async def main() -> None:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        address = BrokerAddress(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        bus = Bus(address, "listener", lambda topic, payload: None, topics=["yes", "no"])
+        with pytest.raises(BusError):
+            await bus.start(1.0)
+        await within(asked.wait())
+        server.close()
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    assert "it refuses the subscription to no; see its access rights" in caplog.text
 
 
 def test_closing_leaves_nothing_running_and_may_be_done_twice(broker: BrokerProcess) -> None:
