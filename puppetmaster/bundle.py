@@ -14,15 +14,11 @@ from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.core import Core
 from puppetmaster.edges.connection import Connection
-from puppetmaster.edges.http.app import Site, make_app
-from puppetmaster.edges.http.server import HttpServer
-from puppetmaster.edges.http.status import Parts
 from puppetmaster.edges.sanji import Puppetmaster, SanjiEdge
 from puppetmaster.feeds import Feeds
-from puppetmaster.metrics import Metrics, Sources, commit_times
+from puppetmaster.metrics import commit_times
 from puppetmaster.observer import Observer
 from puppetmaster.process import cancel, instance_of, listen, open_registry, open_store, run_to_end, stop_signal, until
-from puppetmaster.service import Service
 from puppetmaster.settings import Settings
 from puppetmaster.store import TinyStore
 from puppetmaster.systems import Systems
@@ -31,8 +27,6 @@ from puppetmaster.version import __version__
 from puppetmaster.wire import Codec, DeviceTunnel, RemoteBundle, answer_topic
 
 logger = logging.getLogger(__name__)
-
-HOUR = 3600.0
 
 TUNNEL_BYTES = 63
 """The longest tunnel that a Sanji controller answers to."""
@@ -60,6 +54,8 @@ async def _run(settings: Settings) -> int:
 async def _serve(
     settings: Settings, store: TinyStore, registry: TinyStore, times: Histogram, listening: socket | None
 ) -> int:
+    if settings.http is not None:
+        from puppetmaster import web  # half of the program: loaded where HTTP is served, before anything has begun
     instance = instance_of(settings, store)
     through_controller = settings.channel == "controller"
     codec = Codec(instance, RemoteBundle() if through_controller else DeviceTunnel(settings.topic))
@@ -116,35 +112,19 @@ async def _serve(
         accounts, audit = Accounts(settings.data, now=clock.now), Audit(settings.data / AUDIT_FILE)
         systems.start(accounts, audit)
         if settings.http is not None and listening is not None:
-            parts = _parts(instance, service, tunnels, sanji)
-            metrics = Metrics(
-                version=__version__,
+            made = web.Made(
                 instance=instance,
-                sources=_sources(core, store, tunnels, sanji, feeds),
-                commit_times=times,
-            )
-            site = Site(
-                service=service,
+                core=core,
+                store=store,
+                tunnels=tunnels,
+                sanji=sanji,
                 feeds=feeds,
-                outputs=core.outputs,
-                metrics=metrics,
-                parts=parts,
+                systems=systems,
                 accounts=accounts,
                 audit=audit,
-                listen=settings.http,
-                now=clock.now,
-                lifetime=settings.login_hours * HOUR,
-                insecure=settings.insecure,
-                origins=settings.cors,
-                mounts=systems.apps,
+                times=times,
             )
-            http = HttpServer(
-                make_app(site),
-                listening,
-                cert=settings.http_cert,
-                key=settings.http_key,
-                proxies=settings.trusted_proxies,
-            )
+            http = web.make_server(settings, settings.http, listening, made)
             ending.push_async_callback(http.close)
             await http.start()
             if settings.insecure:
@@ -155,38 +135,6 @@ async def _serve(
         failed = await until(stop, service)
         logger.info("stopping")
     return 1 if failed else 0
-
-
-def _parts(instance: str, service: Service, tunnels: Tunnels, sanji: Puppetmaster) -> Parts:
-    return Parts(
-        instance=instance,
-        broker=lambda: tunnels.connected,
-        controller=lambda: sanji.registered,
-        store=lambda: service.unavailable,
-    )
-
-
-def _sources(
-    core: Core, store: TinyStore, tunnels: Tunnels, sanji: Puppetmaster, feeds: Feeds
-) -> Sources:
-    engine, service = core.engine, core.service
-    return Sources(
-        jobs=engine.jobs.values,
-        requests_ended=lambda: engine.ended_counts,
-        requests_sent=lambda: engine.sent_count,
-        answers_received=lambda: tunnels.received,
-        answers_dropped=lambda: service.dropped,
-        window_used=lambda: engine.out_count,
-        window_size=lambda: engine.window_size,
-        commits=lambda: store.commits,
-        bytes_written=lambda: store.bytes_written,
-        broker_reconnects=lambda: tunnels.reconnects,
-        broker_connected=lambda: tunnels.connected,
-        controller_registered=lambda: sanji.registered,
-        store_writable=lambda: not service.unavailable,
-        watchers=lambda: feeds.count,
-        devices=core.devices.counts,
-    )
 
 
 def _controller_restarted(core: Core, codec: Codec) -> None:

@@ -19,7 +19,6 @@ from puppetmaster import loop
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.address import ListenAddress
 from puppetmaster.documents import META, META_ID
-from puppetmaster.edges.http.server import bind, check_certificate
 from puppetmaster.errors import PuppetmasterError, SettingsError
 from puppetmaster.logs import start_logging
 from puppetmaster.service import Service
@@ -70,6 +69,8 @@ def _data_flag(settings: Settings) -> str:
 
 def open_socket(settings: Settings, address: ListenAddress) -> socket:
     """The same for a server with accounts of its own."""
+    from puppetmaster.edges.http.server import bind, check_certificate
+
     if settings.http_cert is not None and settings.http_key is not None:
         check_certificate(settings.http_cert, settings.http_key)
     _allow_many_files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from puppetmaster.accounts.audit import Audit
 from puppetmaster.accounts.registry import Accounts
@@ -11,11 +12,12 @@ from puppetmaster.core import Core
 from puppetmaster.devices.device import PULL
 from puppetmaster.dut.accounts import DutAccounts
 from puppetmaster.dut.server import DutServer
-from puppetmaster.edges.http import dut, manager, runner
-from puppetmaster.edges.http.access import Access, App
 from puppetmaster.farm import Farm, Files, Plugins, Tasks
 from puppetmaster.policies import Connection
 from puppetmaster.settings import Settings
+
+if TYPE_CHECKING:
+    from puppetmaster.edges.http.access import Access, App
 
 DUT_FILE, FARM_FOLDER = "dut.json", "farm"
 """The accounts of the dutserver, and the files of the farm's tasks, in the data folder."""
@@ -62,6 +64,9 @@ class Systems:
 
     def apps(self, access: Access) -> Mapping[str, App]:
         """The applications by the path that they are under; to be called when they are started."""
+        # Imported here, as by the bundle: who serves no HTTP loads nothing of it.
+        from puppetmaster.edges.http import dut, manager, runner
+
         assert self._dut is not None and self._tasks is not None
         core = self._core
         return {

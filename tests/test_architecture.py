@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,7 @@ LAYERS = [
     {"models"},
     {"engine", "documents", "wire"},
     {"service"},
-    {"bundle", "cli", "__main__"},
+    {"bundle", "web", "cli", "__main__"},
 ]
 """Each may import from those above it, or from modules that no layer names, as far as those keep to the same."""
 
@@ -38,7 +40,7 @@ HOMES = {
     "rich": {"cli"},
     "argon2": {"accounts"},
     "httpx": {"client"},
-    "prometheus_client": {"metrics", "bundle"},
+    "prometheus_client": {"metrics", "bundle", "web"},
     "uvicorn": {"edges"},
     "fastapi": {"edges"},
     "starlette": {"edges"},
@@ -159,3 +161,10 @@ def test_nothing_is_printed_but_by_the_command_line() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.Name) and node.id == "print"), name
+
+
+def test_a_bundle_that_serves_no_http_loads_nothing_of_it() -> None:
+    heavy = {"fastapi", "starlette", "uvicorn", "httpx", "typer"}
+    program = f"import sys, puppetmaster.bundle; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
