@@ -62,7 +62,8 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, advice
         core.load()
         core.service.link(True)
         stop = stop_signal()
-        logger.info("puppetmaster %s, data in %s", __version__, settings.data)
+        logger.info("puppetmaster %s, data in %s", __version__, settings.data,
+                    extra={"event": "started", "version": __version__, "data": str(settings.data)})
         async with contextlib.AsyncExitStack() as ending:
             await core.start(ending)
             # Ends before the server does: who waits for something new gets a last answer.
@@ -80,7 +81,7 @@ async def _run(settings: Settings, address: ListenAddress, make: MakeApp, advice
             await http.start()
             ending.callback(core.outputs.end_readers)
             failed = await until(stop, core.service)
-            logger.info("stopping")
+            logger.info("stopping", extra={"event": "stopping"})
         return 1 if failed else 0
 
 

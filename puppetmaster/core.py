@@ -139,7 +139,8 @@ class Core:
         try:
             self.outputs.append(request_id, chunks.decode(payload))
         except ValueError as error:
-            logger.debug("output of %.140s is dropped: %s", destination, error)
+            logger.debug("output of %.140s is dropped: %s", destination, error,
+                         extra={"event": "output_dropped", "destination": destination})
 
     def _emit(self, order: Order, chunk: Chunk) -> None:
         self.outputs.append(order.id, chunk)

@@ -218,7 +218,8 @@ async def carry_out(service: Service, operation: Operation, call: Call) -> Outco
     except PuppetmasterError as error:
         return refusal(error)
     except Exception:
-        logger.exception("%s could not be carried out", operation.name)
+        logger.exception("%s could not be carried out", operation.name,
+                         extra={"event": "operation_failed", "operation": operation.name})
         return Outcome(INTERNAL_ERROR, {"message": "internal error; the log of the bundle tells more"})
 
 

@@ -336,11 +336,13 @@ class Outputs:
                 gone.append(self._forget(request_id))
         _remove(gone)
         if gone:
-            logger.info("no more room for output: that of %d requests is removed", len(gone))
+            logger.info("no more room for output: that of %d requests is removed", len(gone),
+                        extra={"event": "output_removed", "count": len(gone)})
             self._full_until = 0.0
         else:
             if not self._full_until:
-                logger.warning("no more room for output, and all of it is of requests that run: more is left out")
+                logger.warning("no more room for output, and all of it is of requests that run: more is left out",
+                               extra={"event": "output_full"})
             self._full_until = now + FULL_TIME
 
     def _forget(self, request_id: int) -> Path:
@@ -354,13 +356,14 @@ class Outputs:
         self.lost += 1
         reason = os.strerror(error.errno or 0)
         if reason != self._fault:
-            logger.error("output of commands can't be written: %s; what comes meanwhile is lost", reason)
+            logger.error("output of commands can't be written: %s; what comes meanwhile is lost", reason,
+                         extra={"event": "output_unavailable", "reason": reason})
         self._fault = reason
 
     def _works(self) -> None:
         if self._fault:
             self._fault = ""
-            logger.warning("output of commands can be written again")
+            logger.warning("output of commands can be written again", extra={"event": "output_available"})
 
     # Inside: readers
 
@@ -454,7 +457,8 @@ def _remove(paths: Iterable[Path]) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("can't remove %s: %s", path, os.strerror(error.errno or 0))
+            logger.warning("can't remove %s: %s", path, os.strerror(error.errno or 0),
+                           extra={"event": "file_not_removed", "path": str(path)})
 
 
 def _pages(size: int) -> int:

@@ -101,9 +101,9 @@ class RollCall:
             try:
                 await self._round()
             except (BusError, asyncio.TimeoutError) as error:
-                logger.info("not all devices were asked for: %s", error)
+                logger.info("not all devices were asked for: %s", error, extra={"event": "devices_not_asked"})
             except Exception:
-                logger.exception("devices could not be asked for")
+                logger.exception("devices could not be asked for", extra={"event": "devices_not_asked"})
 
     async def _round(self) -> None:
         missed: list[str] = []

@@ -106,7 +106,8 @@ class Tunnels:
             await bus.start(SWEEP_TIME)
             await asyncio.sleep(SWEEP_TIME)
         except BusError as error:
-            logger.info("retained states of removed jobs may be left over: %s", error)
+            logger.info("retained states of removed jobs may be left over: %s", error,
+                        extra={"event": "states_not_swept"})
         finally:
             await bus.close()
 
@@ -158,7 +159,8 @@ class Tunnels:
         if not session_present:
             count = self._service.resend(self.is_ours)
             if count:
-                logger.warning("the broker has lost our session: %d requests that are out are sent again", count)
+                logger.warning("the broker has lost our session: %d requests that are out are sent again", count,
+                               extra={"event": "session_lost", "count": count})
         self._doubtful = {
             request.id
             for request in self._service.out()
@@ -181,7 +183,8 @@ class Tunnels:
             return  # there was, or will be, another reconnect with a look of its own
         count = self._service.resend(lambda request: request.id in doubtful)
         if count:
-            logger.warning("%d requests were out before the broker was away and are not answered: sent again", count)
+            logger.warning("%d requests were out before the broker was away and are not answered: sent again", count,
+                           extra={"event": "doubtful_resent", "count": count})
 
     def _disconnected(self) -> None:
         assert self._service is not None
@@ -249,7 +252,8 @@ class Tunnels:
     def _log_dropped(self, new: Counter[str]) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(new.items()))
         malformed = f" (the last malformed one {self._malformed})" if self._malformed else ""
-        logger.warning("answers dropped: %s%s", counts, malformed)
+        logger.warning("answers dropped: %s%s", counts, malformed,
+                       extra={"event": "answers_dropped", "count": sum(new.values())})
         self._malformed = ""
 
 

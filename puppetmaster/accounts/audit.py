@@ -146,12 +146,14 @@ class Audit:
         self._lost += 1
         if self._lost == 1:
             reason = error.strerror or error
-            logger.error("can't write %s: %s; work goes on", self._path, reason, extra={"event": "audit_failed"})
+            logger.error("can't write %s: %s; work goes on", self._path, reason,
+                         extra={"event": "audit_failed", "path": str(self._path), "reason": reason})
 
     def _tell_found(self) -> None:
         if self._lost:
             logger.warning(
-                "%s is written again, %d lines are missing", self._path, self._lost, extra={"event": "audit_works"}
+                "%s is written again, %d lines are missing", self._path, self._lost,
+                extra={"event": "audit_works", "path": str(self._path), "count": self._lost},
             )
             self._lost = 0
 

@@ -238,7 +238,7 @@ class Accounts:
             raise TooManyAttempts(wait)
 
     def _failed(self, name: str | None, source: str, now: float) -> None:
-        logger.info("a login failed, from %s", source, extra={"event": "login_failed"})
+        logger.info("a login failed, from %s", source, extra={"event": "login_failed", "source": source})
         # A source does not begin anew with a good login: it could have an account, and try others.
         self._sources.failed(source, now)
         if name:

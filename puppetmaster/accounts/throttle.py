@@ -71,5 +71,6 @@ class Throttle:
             record.waits += 1
             record.until = now + seconds
             logger.warning(
-                "logins failed again and again: %s waits for %.0f s", key, seconds, extra={"event": "login_throttled"}
+                "logins failed again and again: %s waits for %.0f s", key, seconds,
+                extra={"event": "login_throttled", "source": key, "seconds": seconds},
             )

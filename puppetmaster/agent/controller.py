@@ -132,7 +132,8 @@ class ControllerLink:
         try:
             ident, code, data = _read(payload)
         except ValueError as error:
-            logger.warning("an answer of the controller can't be used: %s", error)
+            logger.warning("an answer of the controller can't be used: %s", error,
+                           extra={"event": "controller_answer_unusable"})
             return
         asked = self._asked.get(ident)
         if asked is None:

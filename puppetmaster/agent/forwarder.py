@@ -182,9 +182,10 @@ def _survived(doing: str) -> Iterator[None]:
     try:
         yield
     except PuppetmasterError as error:
-        logger.error("can't %s: %s", doing, error)
+        logger.error("can't %s: %s", doing, error, extra={"event": "agent_order_not_noted"})
 
 
 def _complain(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        logger.error("a request could not be brought to its end", exc_info=task.exception())
+        logger.error("a request could not be brought to its end", exc_info=task.exception(),
+                     extra={"event": "agent_order_failed"})

@@ -130,6 +130,7 @@ class Dropped:
         if self.count == self._logged:
             return
         fresh = self.count - self._logged
-        logger.warning("dropped %d messages that are no requests; the last: %.200s", fresh, self._last)
+        logger.warning("dropped %d messages that are no requests; the last: %.200s", fresh, self._last,
+                       extra={"event": "agent_messages_dropped", "count": fresh})
         self._logged = self.count
         self._timer = asyncio.get_running_loop().call_later(LOG_INTERVAL, self._log)

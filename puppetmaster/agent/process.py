@@ -57,10 +57,10 @@ async def _run(settings: AgentSettings) -> int:
     try:
         agent = Agent(settings, rights, Memory(folder.path / "orders"))
         logger.info("agent %s of puppetmaster %s, broker %s, state in %s", settings.id, __version__, settings.broker,
-                    folder.path)
+                    folder.path, extra={"event": "started", "version": __version__, "destination": settings.id})
         await agent.start(folder.begin())
         await stop.wait()
-        logger.info("stopping")
+        logger.info("stopping", extra={"event": "stopping"})
         await agent.close()
         folder.end()
     finally:
@@ -169,7 +169,8 @@ class Agent:
         except MalformedOrder as error:
             self._dropped.add(str(error))
             return
-        logger.debug("request %d: %s %.200s", order.id, order.method, order.resource)
+        logger.debug("request %d: %s %.200s", order.id, order.method, order.resource,
+                     extra={"event": "request_received", "request": order.id})
         try:
             if self._worker.serves(order.resource):
                 await self._worker.handle(order, self._reply_to(order))
@@ -177,7 +178,8 @@ class Agent:
                 await self._forwarder.handle(order, self._reply_to(order))
         except Exception:
             # A fault of ours; the broker would send the request again after every reconnect.
-            logger.exception("request %d (%s %.100s) could not be taken", order.id, order.method, order.resource)
+            logger.exception("request %d (%s %.100s) could not be taken", order.id, order.method, order.resource,
+                             extra={"event": "agent_order_failed", "request": order.id})
             await self._reply_to(order)(500, {"message": "a fault of the agent; its log tells more"})
 
     # What goes out
@@ -188,7 +190,8 @@ class Agent:
     async def _reply(self, order: Order, code: int, data: Any) -> None:
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         payload = write_answer(self._settings.id, order, code, data)
-        logger.debug("request %d: answered %d", order.id, code)
+        logger.debug("request %d: answered %d", order.id, code,
+                     extra={"event": "request_answered", "request": order.id, "code": code})
         self._bus.publish(order.tunnel, payload, done=partial(_settle, taken), wanted=lambda: not taken.cancelled())
         await taken
 
@@ -260,6 +263,7 @@ class _Rivalry:
                 RIVALRY,
                 STEADY,
                 self._ident,
+                extra={"event": "agent_rivaled", "destination": self._ident},
             )
 
 

@@ -127,7 +127,7 @@ class Telemetry:
                 self._seldom_at = time.monotonic() + SELDOM
         except (OSError, psutil.Error, ValueError, RuntimeError) as error:
             if not self._failed:  # a /proc that can't be read stays so
-                logger.warning("how this machine is can't be told: %s", error)
+                logger.warning("how this machine is can't be told: %s", error, extra={"event": "telemetry_failed"})
             self._failed = True
             return
         self._failed = False

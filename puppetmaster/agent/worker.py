@@ -186,7 +186,7 @@ class Worker:
         except FileUnavailable as error:
             self._say(order, reply, 503, {"message": str(error)})
         except Exception as error:
-            logger.exception("order %s", order.id, extra={"event": "agent_order_failed"})
+            logger.exception("order %s", order.id, extra={"event": "agent_order_failed", "request": order.id})
             self._say(order, reply, FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}"))
 
     async def close(self, kill: bool = False) -> None:
@@ -334,7 +334,8 @@ class Worker:
             return await self._memory.data(entry)
         except FileUnavailable as error:
             # One order that can't be read must not keep the agent from its work; it is answered as malformed.
-            logger.error("order %s: %s", entry.key[0], error, extra={"event": "agent_order_unreadable"})
+            logger.error("order %s: %s", entry.key[0], error,
+                         extra={"event": "agent_order_unreadable", "request": entry.key[0]})
             return None
 
     def _examine_again(self, work: _Work) -> _Answer | None:
@@ -378,7 +379,7 @@ class Worker:
             self._places.leave()
 
     def _failure(self, order: Order, error: Exception) -> _Answer:
-        logger.error("order %s", order.id, exc_info=error, extra={"event": "agent_order_failed"})
+        logger.error("order %s", order.id, exc_info=error, extra={"event": "agent_order_failed", "request": order.id})
         return FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")
 
     async def _execute(self, work: _Work) -> Output:
@@ -412,7 +413,8 @@ class Worker:
         try:
             await self._memory.note(work.entry, stop=why.value)
         except FileUnavailable as error:
-            logger.warning("order %s: %s", work.order.id, error, extra={"event": "agent_stop_not_noted"})
+            logger.warning("order %s: %s", work.order.id, error,
+                           extra={"event": "agent_stop_not_noted", "request": work.order.id})
 
     # ------------------------------------------------------------------------------------------------- saying
 
@@ -453,7 +455,8 @@ class Worker:
             return await self._memory.done(order, *answer)
         except FileUnavailable as error:
             # It is given all the same: the command has run, and who waits should know.
-            logger.warning("order %s: %s", order.id, error, extra={"event": "agent_answer_not_saved"})
+            logger.warning("order %s: %s", order.id, error,
+                           extra={"event": "agent_answer_not_saved", "request": order.id})
             return None
 
     async def _give(self, entry: Entry, reply: Reply) -> None:
@@ -494,7 +497,8 @@ class Worker:
                 await reply(code, data)
                 return
             except Exception as error:
-                logger.warning("answer to %s: %r", order.id, error, extra={"event": "agent_answer_not_published"})
+                logger.warning("answer to %s: %r", order.id, error,
+                               extra={"event": "agent_answer_not_published", "request": order.id})
             await asyncio.sleep(delay)
             delay = min(MAX_RETRY, 2 * delay)
 
@@ -534,7 +538,7 @@ class Worker:
             try:
                 self._emit(order, chunk)
             except Exception:
-                logger.exception("output of %s", order.id, extra={"event": "agent_output_failed"})
+                logger.exception("output of %s", order.id, extra={"event": "agent_output_failed", "request": order.id})
         return len(chunks)
 
     # ------------------------------------------------------------------------------------------------- basics

@@ -76,4 +76,4 @@ class Local:
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a local order failed", exc_info=task.exception())
+            logger.error("a local order failed", exc_info=task.exception(), extra={"event": "local_order_failed"})

@@ -375,7 +375,8 @@ class AsyncClient:
                 )
                 if delay is None:
                     raise
-                logger.info("%s %s again in %.1f s: %s", call.method, call.path, delay, error)
+                logger.info("%s %s again in %.1f s: %s", call.method, call.path, delay, error,
+                            extra={"event": "call_repeated", "seconds": delay})
             await asyncio.sleep(delay)
 
     async def _exchange(self, call: Call[T]) -> T:

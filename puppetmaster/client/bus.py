@@ -174,7 +174,7 @@ class BusClient(DocumentClient):
                 return found
 
     def _no_word(self, job_id: int, reason: PuppetmasterError, watch: _Watch, give_up: float) -> None:
-        logger.info("no word on job %s: %s", job_id, reason)
+        logger.info("no word on job %s: %s", job_id, reason, extra={"event": "job_silent", "job": job_id})
         watch.absence.begins(reason)
         if time.monotonic() > give_up:
             raise BusError(f"no word on job {job_id} for {LOST_AFTER:.0f} s: {reason}") from reason
@@ -250,12 +250,12 @@ class BusClient(DocumentClient):
     def _answered(self, payload: bytes) -> None:
         answer = _decode(payload)
         if answer is None or type(answer.get("code")) is not int:
-            logger.warning("an answer can't be read: %.200r", payload)
+            logger.warning("an answer can't be read: %.200r", payload, extra={"event": "answer_unreadable"})
             return
         ident = answer.get("id")
         future = self._pending.get(ident) if type(ident) is int else None
         if future is None or future.done():
-            logger.info("an answer came too late: %.200r", payload)
+            logger.info("an answer came too late: %.200r", payload, extra={"event": "answer_late"})
             return
         future.set_result(answer)
 

@@ -120,7 +120,7 @@ class HttpOutput(Output):
                 reason = error
             if reason.lasting or time.monotonic() > give_up:
                 raise reason
-            logger.info("no output for now: %s", reason)
+            logger.info("no output for now: %s", reason, extra={"event": "output_silent"})
             await asyncio.sleep(DELAY)
 
     async def _stream(self, job_id: int) -> AsyncGenerator[Piece | None, None]:
@@ -150,7 +150,7 @@ class HttpOutput(Output):
             about = orjson.loads(event.data)
             piece = Piece(int(about["request"]), str(about["destination"]), decode(event.data))
         except (ValueError, TypeError, KeyError):
-            logger.warning("an event can't be read: %.200r", event.data)
+            logger.warning("an event can't be read: %.200r", event.data, extra={"event": "stream_event_unreadable"})
             return None
         if piece.chunk.number <= self._known.get(piece.request_id, -1):
             return None
@@ -210,7 +210,7 @@ class BusOutput(Output):
             for request_id in request_ids:
                 await self._bus.subscribe(_topic("+", request_id))
         except BusError as error:
-            logger.info("all output goes on being heard: %s", error)
+            logger.info("all output goes on being heard: %s", error, extra={"event": "output_still_heard"})
         else:
             await self._bus.unsubscribe(_topic("+", "+"))
 
@@ -231,7 +231,8 @@ class BusOutput(Output):
         try:
             chunk = decode(payload)
         except ValueError as error:
-            logger.info("output of %s can't be read: %s", destination, error)
+            logger.info("output of %s can't be read: %s", destination, error,
+                        extra={"event": "output_unreadable", "destination": destination})
             return
         if chunk.number <= last:
             return

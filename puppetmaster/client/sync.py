@@ -370,7 +370,8 @@ class Client:
                 )
                 if delay is None:
                     raise
-                logger.info("%s %s again in %.1f s: %s", call.method, call.path, delay, error)
+                logger.info("%s %s again in %.1f s: %s", call.method, call.path, delay, error,
+                            extra={"event": "call_repeated", "seconds": delay})
             time.sleep(delay)
 
     def _exchange(self, call: Call[T]) -> T:

@@ -102,7 +102,7 @@ class Watching(Generic[T]):
             self.is_over = self.was_removed = True
             return 0.0
         self._check_time(now)
-        logger.info("no word on job %s: %s", self._job_id, error)
+        logger.info("no word on job %s: %s", self._job_id, error, extra={"event": "job_silent", "job": self._job_id})
         delay = self._attempts.next_delay(error, reached=self._server.reached, now=now, random=random)
         if delay is None:
             raise self._given_up(error)
@@ -133,7 +133,7 @@ class Watching(Generic[T]):
             return None
         job = _document(event)
         if job is None:
-            logger.warning("an event can't be read: %.200r", event.data)
+            logger.warning("an event can't be read: %.200r", event.data, extra={"event": "stream_event_unreadable"})
             return None
         if self._last is not None and not is_same(job, self._last):
             # Another job has its number: the store was made anew.

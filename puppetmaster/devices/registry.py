@@ -90,7 +90,7 @@ class Devices:
         for device in sorted(found, key=lambda device: device.id):
             self._add(device)
         self._order, self._unordered = list(self._devices), []
-        logger.info("%d devices are known", len(found))
+        logger.info("%d devices are known", len(found), extra={"event": "devices_known", "count": len(found)})
 
     def start(self) -> None:
         """Begin to write what devices say."""
@@ -191,7 +191,8 @@ class Devices:
         if len(self._devices) >= self._limit:
             self.dropped["full"] += 1
             if not self._is_full:
-                logger.warning("there are %d devices: others are not noted any more; remove some", self._limit)
+                logger.warning("there are %d devices: others are not noted any more; remove some", self._limit,
+                               extra={"event": "devices_full", "count": self._limit})
             self._is_full = True
             return None
         device = self._new(destination)
@@ -229,7 +230,8 @@ class Devices:
             try:
                 listener(destination)
             except Exception:
-                logger.exception("a listener failed at device %.140s", destination)
+                logger.exception("a listener failed at device %.140s", destination,
+                                 extra={"event": "listener_failed", "destination": destination})
 
     # What the engine asks
 

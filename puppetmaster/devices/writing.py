@@ -99,7 +99,8 @@ class Writer:
         try:
             self._store.put(TABLE, documents)
         except ValueError:
-            logger.exception("devices can't be written: %.200s", [device.id for device in chunk])
+            logger.exception("devices can't be written: %.200s", [device.id for device in chunk],
+                             extra={"event": "devices_not_written", "count": len(chunk)})
         except StoreUnavailable as error:
             self._failed(error.reason)
 
@@ -124,7 +125,7 @@ class Writer:
                 if self._waiting or self.unavailable:
                     await self.flush()
             except Exception:
-                logger.exception("devices could not be written")
+                logger.exception("devices could not be written", extra={"event": "devices_not_written"})
 
     # What callers change
 
@@ -157,10 +158,11 @@ class Writer:
 
     def _failed(self, reason: str) -> None:
         if not self.unavailable:
-            logger.error("the registry of devices can't be written: %s; trying again", reason)
+            logger.error("the registry of devices can't be written: %s; trying again", reason,
+                         extra={"event": "registry_unavailable", "reason": reason})
         self.unavailable = reason
 
     def _works(self) -> None:
         if self.unavailable:
-            logger.warning("the registry of devices can be written again")
+            logger.warning("the registry of devices can be written again", extra={"event": "registry_available"})
             self.unavailable = ""

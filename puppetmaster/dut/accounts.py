@@ -239,7 +239,7 @@ class DutAccounts:
             raise TooManyAttempts(wait)
 
     def _failed(self, name: str, place: str) -> None:
-        logger.info("a dutserver login failed, from %s", place, extra={"event": "login_failed"})
+        logger.info("a dutserver login failed, from %s", place, extra={"event": "login_failed", "source": place})
         now = self._now()
         self._names.failed(name, now)
         # An agent whose account was removed goes on polling for ever, and must not keep its neighbours out: a network

@@ -121,7 +121,8 @@ class DutServer:
                 self._follow(await asyncio.to_thread(self.accounts.agents))
             except PuppetmasterError as error:
                 if str(error) != self._trouble:
-                    logger.error("the agents stay as they were: %s", error)
+                    logger.error("the agents stay as they were: %s", error,
+                                 extra={"event": "dut_agents_unread", "reason": str(error)})
                 self._trouble = str(error)
             else:
                 self._trouble = ""

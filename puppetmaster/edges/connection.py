@@ -48,7 +48,8 @@ class Connection(Mqtt):  # type: ignore[misc]
                 self.client.loop_forever()
             except Exception as error:  # whatever it was, a bundle without a connection is none
                 if not warned:
-                    logger.warning("no connection to the broker for the control plane: %s; trying again", error)
+                    logger.warning("no connection to the broker for the control plane: %s; trying again", error,
+                                   extra={"event": "control_unreachable", "reason": str(error)})
                     warned = True
             self._leaving.wait(1.0)
 

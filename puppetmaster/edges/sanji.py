@@ -144,16 +144,17 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             try:
                 return super()._dispatch_message()  # type: ignore[no-any-return]
             except (SdkTimeoutError, StatusError):
-                logger.warning("an answer could not be published in time")
+                logger.warning("an answer could not be published in time", extra={"event": "bus_answer_late"})
             except Exception:
-                logger.exception("a message could not be handled")
+                logger.exception("a message could not be handled", extra={"event": "bus_message_failed"})
 
     # Registration
 
     def on_connect(self, client: object, userdata: object, flags: object, rc: int) -> None:
         """The broker let us in, or did not. The SDK's own way here can wait for itself for ever."""
         if rc != 0:
-            logger.warning("the broker refuses the control plane's connection: code %d", rc)
+            logger.warning("the broker refuses the control plane's connection: code %d", rc,
+                           extra={"event": "control_refused", "code": rc})
             return
         self._conn.set_tunnels(dict(self._conn.tunnels))
         self._must_register.set()
@@ -184,7 +185,8 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             if self.stop_event.is_set() or self._must_register.is_set():
                 continue
             if self._is_forgotten() and not self.stop_event.is_set():
-                logger.warning("the controller does not know us any more; registering again")
+                logger.warning("the controller does not know us any more; registering again",
+                               extra={"event": "registration_lost"})
                 self._must_register.set()
 
     def _register(self) -> bool:
@@ -197,11 +199,12 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             return False
         tunnel = answer.data.get("tunnel") if isinstance(answer.data, Mapping) else None
         if not isinstance(tunnel, str) or not tunnel:
-            logger.warning("the controller answered a registration without a tunnel: %.200s", answer.data)
+            logger.warning("the controller answered a registration without a tunnel: %.200s", answer.data,
+                           extra={"event": "registration_unusable"})
             return False
         self._conn.set_tunnel("model", tunnel, self.on_sanji_message)
         self.registered = True
-        logger.info("registered at the controller, tunnel %s", tunnel)
+        logger.info("registered at the controller, tunnel %s", tunnel, extra={"event": "registered", "tunnel": tunnel})
         return True
 
     def _is_forgotten(self) -> bool:

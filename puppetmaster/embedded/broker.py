@@ -184,14 +184,16 @@ class BrokerProcess:
         except BaseException:
             self.kill()
             raise
-        logger.info("%s listens at %s (process %s)", self.kind, self.address, self.pid)
+        logger.info("%s listens at %s (process %s)", self.kind, self.address, self.pid,
+                    extra={"event": "broker_listening", "broker": str(self.address)})
         return self
 
     def stop(self) -> None:
         """End the broker with TERM, after 5 s with KILL. Mosquitto saves its queues first."""
         self._signal(signal.SIGTERM)
         if not self.wait(STOP_TIMEOUT):
-            logger.warning("%s did not stop within %g s; killing it", self.kind, STOP_TIMEOUT)
+            logger.warning("%s did not stop within %g s; killing it", self.kind, STOP_TIMEOUT,
+                           extra={"event": "broker_killed"})
         self.kill()
 
     def kill(self) -> None:
@@ -338,7 +340,7 @@ def run_foreground(port: int, host: str = "127.0.0.1", prefer: Kind = "mosquitto
                 pass
             if asked.is_set():
                 return 0
-            logger.error("%s ended by itself: %s", broker.kind, broker._last_words())
+            logger.error("%s ended by itself: %s", broker.kind, broker._last_words(), extra={"event": "broker_ended"})
             return 1
     except BusError:
         if asked.is_set():

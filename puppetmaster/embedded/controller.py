@@ -308,7 +308,7 @@ class ControllerCore:
         try:
             message = decode(payload)
         except ValueError as error:
-            logger.debug("dropped a message on %s: %s", topic, error)
+            logger.debug("dropped a message on %s: %s", topic, error, extra={"event": "controller_message_dropped"})
             return []
         if message.kind is Kind.EVENT:
             return [(view.tunnel, payload) for view in self._registered("view", message.levels)]
@@ -363,7 +363,8 @@ class ControllerCore:
     def _response(self, message: Message) -> list[Publication]:
         session = self._sessions.get(message.id)
         if session is None:
-            logger.debug("dropped an answer: no request %d is in flight", message.id)
+            logger.debug("dropped an answer: no request %d is in flight", message.id,
+                         extra={"event": "controller_answer_dropped", "request": message.id})
             return []
         session.answers.append(message)
         if len(session.answers) < len(session.models):
@@ -389,7 +390,8 @@ class ControllerCore:
         return self._deliver(request, orjson.dumps(answer))
 
     def _refuse(self, request: Message, code: int, reason: str) -> list[Publication]:
-        logger.debug("%s %s of request %d: %d, %s", request.method, request.resource, request.id, code, reason)
+        logger.debug("%s %s of request %d: %d, %s", request.method, request.resource, request.id, code, reason,
+                     extra={"event": "controller_refused", "request": request.id, "code": code})
         return self._reply(request, code, {"message": reason})
 
     def _registered(self, role: str, levels: Levels) -> Iterator[Component]:
@@ -420,7 +422,8 @@ class ControllerCore:
         if name in self._components:
             return 403, {"message": f"{name} is registered"}
         self._components[name] = component
-        logger.info("registered the %s %s for %s", component.role, name, ", ".join(component.resources))
+        logger.info("registered the %s %s for %s", component.role, name, ", ".join(component.resources),
+                    extra={"event": "controller_registered"})
         return 200, {"tunnel": component.tunnel}
 
     def _unregister(self, message: Message) -> tuple[int, Any]:
@@ -428,7 +431,7 @@ class ControllerCore:
         if not name:
             return 400, {"message": "'data' must be an object with a 'name'"}
         if self._components.pop(name, None) is not None:
-            logger.info("unregistered %s", name)
+            logger.info("unregistered %s", name, extra={"event": "controller_unregistered"})
         return 200, None
 
     def _show(self, message: Message) -> tuple[int, Any]:
@@ -508,7 +511,8 @@ class Controller:
         :raises BusError: when there is no connection by then.
         """
         await self._bus.start(timeout)
-        logger.info("the controller listens on %s at %s", " and ".join(self.topics), self._bus.address)
+        logger.info("the controller listens on %s at %s", " and ".join(self.topics), self._bus.address,
+                    extra={"event": "controller_listening", "broker": str(self._bus.address)})
 
     async def close(self) -> None:
         """Leave the broker; whoever waits for an answer gets none."""
@@ -531,7 +535,8 @@ class Controller:
         try:
             out = self.core.receive(topic, payload, now)
         except Exception:  # whatever the bus holds, the next message is served
-            logger.exception("a message on %s could not be handled", topic)
+            logger.exception("a message on %s could not be handled", topic,
+                             extra={"event": "controller_message_failed"})
             return
         self._carry_out(out)
 

@@ -448,7 +448,7 @@ class _WorkLog:
         try:
             self._file.write(_encode(record) + b"\n")
         except OSError as error:
-            logger.error("the log of work can't be written: %s", error)
+            logger.error("the log of work can't be written: %s", error, extra={"event": "work_log_failed"})
 
     def close(self) -> None:
         self._file.close()
@@ -577,7 +577,8 @@ class Fleet:
             raise
         if self._counts_topic is not None and self._counts_timer is None:
             self._tell_counts()
-        logger.info("%d simulated devices on the broker at %s", len(self._devices), self._bus.address)
+        logger.info("%d simulated devices on the broker at %s", len(self._devices), self._bus.address,
+                    extra={"event": "devices_listening", "count": len(self._devices)})
 
     async def close(self) -> None:
         """Drop the work in progress, say that the devices are offline, and leave the broker."""
@@ -624,7 +625,8 @@ class Fleet:
             request = _read_request(payload)
         except ValueError as error:
             counts["malformed"] += 1
-            logger.warning("a message to %s can't be used: %.200s", device.name, error)
+            logger.warning("a message to %s can't be used: %.200s", device.name, error,
+                           extra={"event": "device_message_unusable", "destination": device.name})
             return
         known = device.answers.get(request.key)
         if known is not None:

@@ -437,13 +437,13 @@ class Farm:
             await self._finish(work, FAILED, outcome)
         else:
             logger.info("task %d failed on %s, %d of %d times", work.id, worker.hostname, len(work.failures),
-                        MAX_FAILURES)
+                        MAX_FAILURES, extra={"event": "task_failed", "task": work.id, "worker": worker.hostname})
             await self._again(work, f"task {work.id} failed here", outcome)
 
     async def _lose(self, work: Work, why: str) -> None:
         """A chunk came to no end, and another worker may have it."""
         work.losses += 1
-        logger.info("%s", why)
+        logger.info("%s", why, extra={"event": "task_lost", "task": work.id})
         if work.losses >= MAX_LOSSES:
             await self._finish(work, FAILED, {"message": f"it was begun {MAX_LOSSES} times and came to no end: {why}"})
         else:
@@ -557,9 +557,10 @@ class Farm:
             try:
                 await self._look_for_silent()
             except PuppetmasterError as error:
-                logger.error("silent workers keep their tasks for now: %s", error)
+                logger.error("silent workers keep their tasks for now: %s", error,
+                             extra={"event": "worker_watch_failed"})
             except Exception:
-                logger.exception("looking for silent workers failed")
+                logger.exception("looking for silent workers failed", extra={"event": "worker_watch_failed"})
 
     async def _look_for_silent(self) -> None:
         now = self._now()
@@ -568,7 +569,8 @@ class Farm:
             silent = now - max(worker.seen_at, self._loaded_at)
             work = self._work_of(worker) if silent > self.patience else None
             if work is not None:
-                logger.warning("the worker %s is silent, task %d goes to another", worker.hostname, work.id)
+                logger.warning("the worker %s is silent, task %d goes to another", worker.hostname, work.id,
+                               extra={"event": "worker_silent", "task": work.id, "worker": worker.hostname})
                 await self._lose(
                     work, f"task {work.id} was taken away: nothing was heard of {worker.hostname} for {silent:.0f} s"
                 )

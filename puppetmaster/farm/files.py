@@ -142,7 +142,8 @@ class Files:
         except FileNotFoundError:
             return
         except OSError as error:
-            logger.error("the files of the farm's job %d stay where they are: %s", job, error)
+            logger.error("the files of the farm's job %d stay where they are: %s", job, error,
+                         extra={"event": "farm_files_left", "job": job})
             return
         self._remove_folder(away)
 

@@ -86,7 +86,7 @@ class Plugins:
             if not callable(compiler.compile):
                 raise TypeError("its compile can't be called")
         except (Exception, SystemExit) as error:
-            logger.exception("the compiler %s can't be loaded", name)
+            logger.exception("the compiler %s can't be loaded", name, extra={"event": "plugin_failed", "plugin": name})
             raise PluginFailed("compiler", name, f"{type(error).__name__}: {error}") from error
         return compiler
 
@@ -110,7 +110,7 @@ class Plugins:
             make = entry.load() if isinstance(entry, EntryPoint) else entry
             made: Parser = make(frame_start, frame_end)
         except (Exception, SystemExit):
-            logger.exception("the parser %s can't be made", name)
+            logger.exception("the parser %s can't be made", name, extra={"event": "plugin_failed", "plugin": name})
             return None
         return made
 
@@ -119,10 +119,12 @@ class Plugins:
         try:
             reading = await self._in_thread(lambda: _checked_reading(parser.feed(text)), PARSE_TIMEOUT)
         except asyncio.TimeoutError:
-            logger.error("the parser %s took more than %g s", type(parser).__name__, PARSE_TIMEOUT)
+            logger.error("the parser %s took more than %g s", type(parser).__name__, PARSE_TIMEOUT,
+                         extra={"event": "plugin_failed", "plugin": type(parser).__name__})
             return None
         except (Exception, SystemExit):
-            logger.exception("the parser %s failed", type(parser).__name__)
+            logger.exception("the parser %s failed", type(parser).__name__,
+                             extra={"event": "plugin_failed", "plugin": type(parser).__name__})
             return None
         return reading
 
@@ -138,7 +140,7 @@ class Plugins:
         except (ValueError, KeyError, TypeError, LookupError) as error:
             raise InvalidDocument([Fault("settings", _said(error))]) from error
         except (Exception, SystemExit) as error:
-            logger.exception("the compiler %s failed", name)
+            logger.exception("the compiler %s failed", name, extra={"event": "plugin_failed", "plugin": name})
             raise PluginFailed("compiler", name, f"{type(error).__name__}: {error}") from error
         strange = [type(chunk).__name__ for chunk in chunks if not isinstance(chunk, Chunk)]
         if strange:
@@ -154,7 +156,7 @@ def _found(group: str) -> dict[str, Any]:
     try:
         return {entry.name: entry for entry in entry_points(group=group)}
     except Exception:
-        logger.exception("the entry points %s can't be read", group)
+        logger.exception("the entry points %s can't be read", group, extra={"event": "plugins_unreadable"})
         return {}
 
 

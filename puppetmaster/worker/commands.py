@@ -134,7 +134,7 @@ async def _end_group(group: int) -> None:
             if not _is_alive(group):
                 return
             await asyncio.sleep(_POLL)
-    logger.error("process group %d does not end", group)
+    logger.error("process group %d does not end", group, extra={"event": "process_left"})
 
 
 def _is_alive(group: int) -> bool:

@@ -79,7 +79,7 @@ class WorkerProgram:
         try:
             await self._run()
         except asyncio.CancelledError:
-            logger.info("the worker %s has ended", self._name)
+            logger.info("the worker %s has ended", self._name, extra={"event": "worker_ended", "worker": self._name})
             raise
 
     async def _run(self) -> None:
@@ -99,7 +99,8 @@ class WorkerProgram:
         self._id = await self._patiently(
             lambda: self._client.register(self._name, self._port, machine.system()), self._patience
         )
-        logger.info("worker %d of %s is %s", self._id, self._client.url, self._name)
+        logger.info("worker %d of %s is %s", self._id, self._client.url, self._name,
+                    extra={"event": "worker_registered", "worker": self._name})
         self._told_at = float("-inf")
 
     async def _next_task(self) -> FarmTask | None:
@@ -110,11 +111,11 @@ class WorkerProgram:
             if "not registered" in error.message:
                 await self._register()
             elif not self._is_disabled:
-                logger.warning("no tasks for us: %s", error.message)
+                logger.warning("no tasks for us: %s", error.message, extra={"event": "tasks_refused"})
                 self._is_disabled = True
             return None
         if self._is_disabled:
-            logger.info("there may be tasks for us again")
+            logger.info("there may be tasks for us again", extra={"event": "tasks_allowed"})
             self._is_disabled = False
         return task
 
@@ -133,13 +134,14 @@ class WorkerProgram:
     # Working
 
     async def _work(self, task: FarmTask) -> None:
-        logger.info("task %d of %d: %s", task.id, task.job, " ".join(task.commands[0])[:200])
+        logger.info("task %d of %d: %s", task.id, task.job, " ".join(task.commands[0])[:200],
+                    extra={"event": "task_begun", "task": task.id, "job": task.job})
         commands = Commands(task.commands, _environment(task))
         try:
             why = await self._report_until_end(task, commands)
             if why is not None:
                 await commands.stop()
-                logger.warning("stopped task %d: %s", task.id, why)
+                logger.warning("stopped task %d: %s", task.id, why, extra={"event": "task_stopped", "task": task.id})
                 return
             await self._report_end(task, commands)
         except asyncio.CancelledError:
@@ -157,7 +159,8 @@ class WorkerProgram:
             except PuppetmasterError as error:
                 if _is_final(error):
                     return str(error)
-                logger.warning("task %d goes on, nobody takes its reports: %s", task.id, error)
+                logger.warning("task %d goes on, nobody takes its reports: %s", task.id, error,
+                               extra={"event": "task_unreported", "task": task.id})
             if await self._wait(commands):
                 return None
 
@@ -175,24 +178,29 @@ class WorkerProgram:
     async def _report_end(self, task: FarmTask, commands: Commands) -> None:
         ending = commands.task.result()
         if ending.is_success:
-            logger.info("task %d is done, in %.1f s", task.id, commands.seconds)
+            logger.info("task %d is done, in %.1f s", task.id, commands.seconds,
+                        extra={"event": "task_done", "task": task.id, "seconds": commands.seconds})
             fields: dict[str, Any] = {"status": "finished"}
         else:
-            logger.warning("task %d failed: it %s", task.id, ending.message)
+            logger.warning("task %d failed: it %s", task.id, ending.message,
+                           extra={"event": "task_failed", "task": task.id})
             fields = {"status": "failed", "message": ending.message}
         try:
             await self._patiently(lambda: self._report(task, commands, **fields))
         except NotAllowed as error:
-            logger.warning("nobody waited for task %d: %s", task.id, error.message)
+            logger.warning("nobody waited for task %d: %s", task.id, error.message,
+                           extra={"event": "task_unwanted", "task": task.id})
         except AnswerError as error:
-            logger.error("what task %d came to was refused: %s", task.id, error)
+            logger.error("what task %d came to was refused: %s", task.id, error,
+                         extra={"event": "task_refused", "task": task.id})
 
     async def _give_back(self, task: FarmTask, commands: Commands) -> None:
         try:
             await self._report(task, commands, timeout=GOODBYE_TIMEOUT, status="aborted")
-            logger.info("gave task %d back", task.id)
+            logger.info("gave task %d back", task.id, extra={"event": "task_returned", "task": task.id})
         except PuppetmasterError as error:
-            logger.warning("task %d could not be given back: %s", task.id, error)
+            logger.warning("task %d could not be given back: %s", task.id, error,
+                           extra={"event": "task_not_returned", "task": task.id})
 
     async def _report(
         self, task: FarmTask, commands: Commands, *, timeout: float = 30.0, **fields: Any
@@ -218,13 +226,13 @@ class WorkerProgram:
                 if _is_final(error) or now() >= give_up:
                     raise
                 level = logging.DEBUG if attempt else logging.WARNING
-                logger.log(level, "%s; asking again until there is one", error)
+                logger.log(level, "%s; asking again until there is one", error, extra={"event": "manager_away"})
                 attempt += 1
                 delay = self._pace.backoff.next_delay(attempt, random.random()) or 0.0
                 await asyncio.sleep(min(delay, max(0.0, give_up - now())))
             else:
                 if attempt:
-                    logger.info("%s answers again", self._client.url)
+                    logger.info("%s answers again", self._client.url, extra={"event": "manager_back"})
                 return answer
 
 

@@ -224,7 +224,7 @@ class Gate:
         try:
             await self._app(scope, receive, secured)
         except ClientDisconnect:
-            logger.debug("a client left before its call was read: %s", scope["path"])
+            logger.debug("a client left before its call was read: %s", scope["path"], extra={"event": "caller_left"})
 
     def _audited(self, scope: Scope, send: Send) -> Send:
         async def send_when_noted(message: Message) -> None:

@@ -288,7 +288,8 @@ async def _told(endpoint: Endpoint, request: Request) -> Response:
     except PuppetmasterError as error:
         return _refusal(error.code, str(error), error_headers(error))
     except ClientDisconnect:
-        logger.debug("a client left before its call was answered: %s", request.scope["path"])
+        logger.debug("a client left before its call was answered: %s", request.scope["path"],
+                     extra={"event": "caller_left"})
         return Response(status_code=499)
 
 

@@ -156,7 +156,7 @@ class HttpServer:
             await asyncio.sleep(START_POLL)
         if self._task.done():
             self._task.result()
-        logger.info("HTTP on %s", url)
+        logger.info("HTTP on %s", url, extra={"event": "http_listening", "url": url})
 
     async def close(self) -> None:
         """Take no more calls, and return when those under way have ended."""
