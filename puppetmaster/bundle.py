@@ -96,7 +96,8 @@ async def _serve(
     # After the bundle was made: the SDK's constructor puts a handler of its own on SIGINT.
     stop = stop_signal()
     logger.info("puppetmaster %s, instance %s, data in %s, broker %s", __version__, instance, settings.data,
-                settings.broker)
+                settings.broker,
+                extra={"event": "started", "version": __version__, "instance": instance, "data": str(settings.data)})
     feeds = Feeds()
     service.listen(feeds.tell)
     # What was begun first ends last: the last changes are saved before they are told, and told before we leave.
@@ -128,12 +129,13 @@ async def _serve(
             ending.push_async_callback(http.close)
             await http.start()
             if settings.insecure:
-                logger.warning("whoever reaches %s may do all until there is an account (--insecure)", settings.http)
+                logger.warning("whoever reaches %s may do all until there is an account (--insecure)", settings.http,
+                               extra={"event": "open_to_all"})
         ending.push_async_callback(systems.close)
         ending.callback(feeds.close)
         ending.callback(core.outputs.end_readers)
         failed = await until(stop, service)
-        logger.info("stopping")
+        logger.info("stopping", extra={"event": "stopping"})
     return 1 if failed else 0
 
 
@@ -142,4 +144,5 @@ def _controller_restarted(core: Core, codec: Codec) -> None:
         lambda request: core.router.is_by_broker(request) and codec.through_controller(request)
     )
     if count:
-        logger.warning("the controller had to be told of us again: %d requests through it are sent again", count)
+        logger.warning("the controller had to be told of us again: %d requests through it are sent again", count,
+                       extra={"event": "controller_resent", "count": count})

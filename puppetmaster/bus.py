@@ -306,7 +306,8 @@ class Bus:
             client = self._make_client()
             reason = await self._connect(client)
             if not reason:
-                logger.info("connected to the broker at %s as %s", self.address, self.client_id)
+                logger.info("connected to the broker at %s as %s", self.address, self.client_id,
+                            extra={"event": "bus_connected", "client": self.client_id})
                 since, last_reason = loop.time(), ""
                 await self._lost.wait()
                 self._broken()
@@ -315,7 +316,8 @@ class Bus:
                 self._version = self._best_version
                 reason = "the connection broke"
             if reason != last_reason:
-                logger.warning("broker at %s: %s; trying again", self.address, reason)
+                logger.warning("broker at %s: %s; trying again", self.address, reason,
+                               extra={"event": "bus_unreachable", "client": self.client_id, "reason": reason})
                 last_reason = reason
             await self._discard(client)
             await asyncio.sleep(delay)
@@ -374,7 +376,7 @@ class Bus:
         except (OSError, ValueError, OverflowError) as error:
             return str(error) or type(error).__name__
         except Exception as error:  # the task must not end: nobody would connect again
-            logger.exception("a connection could not be made")
+            logger.exception("a connection could not be made", extra={"event": "bus_failed", "client": self.client_id})
             return type(error).__name__
         finally:
             for task in (connecting, lost):
@@ -421,7 +423,8 @@ class Bus:
         try:
             await asyncio.wait_for(client.disconnect(), 1.0)
         except Exception as error:  # a client in any state of ruin is only to be let go
-            logger.debug("while leaving the broker: %s", error)
+            logger.debug("while leaving the broker: %s", error,
+                         extra={"event": "bus_left_badly", "client": self.client_id})
 
     # What gmqtt calls
 
