@@ -41,7 +41,7 @@ def run_to_end(main: Coroutine[Any, Any, int], log: str) -> int:
     try:
         return loop.run(main)
     except PuppetmasterError as error:
-        logger.critical("can't run: %s", error)
+        logger.critical("can't run: %s", error, extra={"event": "cannot_run"})
         return 1
 
 
@@ -114,7 +114,8 @@ async def until(stop: asyncio.Event, service: Service) -> bool:
     stopping.cancel()
     if not service.cycle.done():
         return False
-    logger.critical("the service failed, restart the bundle", exc_info=service.cycle.exception())
+    logger.critical("the service failed, restart the bundle", exc_info=service.cycle.exception(),
+                    extra={"event": "service_failed"})
     return True
 
 
@@ -123,7 +124,7 @@ def instance_of(settings: Settings, store: Store) -> str:
     stored: str | None = (store.get(META, META_ID) or {}).get("instance")
     if settings.instance and stored and settings.instance != stored:
         logger.warning("the instance was %s and is %s now: answers to what is out come to the old one", stored,
-                       settings.instance)
+                       settings.instance, extra={"event": "instance_changed", "instance": settings.instance})
     return settings.instance or stored or secrets.token_hex(4)
 
 

@@ -159,7 +159,7 @@ class Service:
         )
         self._saved_next_id = self._engine.next_id
         logger.info("%d jobs in the store, %d of them unfinished, %d requests out", len(jobs), len(live),
-                    self._engine.out_count)
+                    self._engine.out_count, extra={"event": "jobs_loaded", "count": len(jobs)})
 
     def listen(self, listener: Listener) -> None:
         """Have changes told to one more, after the outlet; one that raises does no harm to others."""
@@ -186,7 +186,8 @@ class Service:
         try:
             await asyncio.wait_for(self._cycle, 10.0)
         except asyncio.TimeoutError:
-            logger.error("stopped with changes that the store could not write: %s", self.unavailable)
+            logger.error("stopped with changes that the store could not write: %s", self.unavailable,
+                         extra={"event": "stopped_unsaved", "reason": self.unavailable})
         self._cycle = None
         self._store.put(META, {META_ID: {**(self._store.get(META, META_ID) or {}), "stopped": True}})
 
@@ -267,7 +268,7 @@ class Service:
     async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
-            logger.debug("answer dropped: %s", verdict.value, extra={"destination": destination, "request": request_id})
+            logger.debug("answer dropped: %s", verdict.value, extra={"event": "answer_dropped", "destination": destination, "request": request_id})
         # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
         self._work.set()
         await self._batch.durable.wait()
@@ -595,7 +596,8 @@ class Service:
         if now >= self._next_retire:
             self._next_retire = now + RETIRE_INTERVAL
             for job in self._engine.retire(now):
-                logger.info("job %d is removed: it ended long ago, or too many did since", job.id)
+                logger.info("job %d is removed: it ended long ago, or too many did since", job.id,
+                            extra={"event": "job_expired", "job": job.id})
         self._engine.tick(now)
         self._stage()
 
@@ -652,11 +654,13 @@ class Service:
             try:
                 listener(change, job_id, document)
             except Exception:
-                logger.exception("a listener failed at a change of job %d", job_id)
+                logger.exception("a listener failed at a change of job %d", job_id,
+                                 extra={"event": "listener_failed", "job": job_id})
 
     def _store_failed(self, unsaved: list[_Batch], reason: str) -> None:
         if reason != self.unavailable:
-            logger.error("the store can't write: %s; new jobs are refused until it can", reason)
+            logger.error("the store can't write: %s; new jobs are refused until it can", reason,
+                         extra={"event": "store_unavailable", "reason": reason})
         self.unavailable = reason
         self._engine.hold(True)
         for batch in unsaved:
@@ -674,7 +678,7 @@ class Service:
 
     def _store_works(self) -> None:
         if self.unavailable:
-            logger.warning("the store can write again")
+            logger.warning("the store can write again", extra={"event": "store_available"})
             self.unavailable = ""
             self._engine.hold(self._closing)
             self._work.set()
