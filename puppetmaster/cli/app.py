@@ -11,6 +11,7 @@ import typer
 
 from puppetmaster.cli import (
     accounts,
+    acl,
     agent,
     demo,
     devices,
@@ -51,6 +52,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(requests.app, name="requests")
 app.add_typer(devices.app, name="devices")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(acl.app, name="acl")
 app.command("serve")(serve.serve)
 app.command("agent")(agent.agent)
 app.command("jobrunner")(jobrunner.jobrunner)
