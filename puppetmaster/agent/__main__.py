@@ -1,17 +1,18 @@
-"""``python -m puppetmaster.agent``: what ``puppetmaster agent`` becomes, without the command line's libraries."""
+"""``python -m puppetmaster.agent``: what ``puppetmaster agent`` runs, without the command line's libraries."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from puppetmaster.agent.options import read_options
 from puppetmaster.errors import PuppetmasterError, SettingsError
 
 
-def main() -> int:
-    """Run the agent; returns the exit code of the process."""
+def main(words: Sequence[str]) -> int:
+    """Run the agent with its flags; returns the exit code of the process."""
     try:
-        settings = read_options(sys.argv[1:])
+        settings = read_options(words)
         # Imported here so that --help and what is wrong come at once.
         from puppetmaster.agent.process import run
 
@@ -27,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -139,6 +138,8 @@ def end_with_parent() -> None:
     parent = os.environ.pop(PARENT_ENV, None)
     if parent is None or sys.platform != "linux":
         return
+    import ctypes  # here, for who has no such parent needs none of it
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if str(os.getppid()) != parent:
         sys.exit(1)  # it ended before we could ask

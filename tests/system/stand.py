@@ -51,6 +51,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from json import dumps
 from pathlib import Path
@@ -102,9 +103,9 @@ class Heard:
     at: float
     """When it came, on the monotonic clock."""
 
-    @property
+    @cached_property
     def data(self) -> Any:
-        """The payload, which is JSON."""
+        """The payload, which is JSON; read once, however often a wait looks through all that came."""
         return json.loads(self.payload)
 
 
