@@ -23,6 +23,7 @@ from gmqtt.storage import PersistentStorage
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.errors import BusError
+from puppetmaster.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,6 @@ MAX_UNACKNOWLEDGED = 60_000
 
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
-
-REFUSAL_LOG_INTERVAL = 10.0
-"""Seconds between two lines in the log about publications that the broker refuses."""
 
 _REFUSED_VERSION = (1, 132)
 
@@ -207,7 +205,7 @@ class Bus:
         self._idle = asyncio.Event()
         self._idle.set()
         self._subscribed: dict[int, tuple[asyncio.Future[None], Sequence[str]]] = {}
-        self._next_refusal_log = 0.0
+        self._seldom = Seldom()
         self._supervisor: asyncio.Task[None] | None = None
 
     # Life
@@ -447,12 +445,12 @@ class Bus:
 
     def _refused(self, mid: int, reason: int) -> None:
         """Say it: to all who wait for it, the publication is with the broker now."""
-        entry, now = self._unacknowledged.get(mid), asyncio.get_running_loop().time()
-        if entry is not None and now >= self._next_refusal_log:
-            self._next_refusal_log = now + REFUSAL_LOG_INTERVAL
+        entry = self._unacknowledged.get(mid)
+        if entry is not None and (count := self._seldom.due("refused")):
             logger.warning(
                 "the broker at %s refuses what is published on %.200s (reason %d): has this user the right to?",
-                self.address, entry.topic, reason, extra={"event": "publish_refused"},
+                self.address, entry.topic, reason,
+                extra={"event": "publish_refused", "topic": entry.topic, "code": reason, "count": count},
             )  # fmt: skip
 
     def _send_subscribe(self, client: _Client, topics: Sequence[str]) -> asyncio.Future[None]:

@@ -98,13 +98,13 @@ def start_logging(log: str) -> None:
         return
     handler = _Handler(sys.stderr)
     handler.setFormatter(JsonForm() if form_of(log) == "json" else TextForm())
-    handler.addFilter(_LibraryFlood().lets_through)
+    handler.addFilter(_Floods().let_through)
     root.addHandler(handler)
     root.setLevel(level_of(log).upper())
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
-    warnings.showwarning = _warned
+    warnings.showwarning = _Warnings().show
 
 
 def is_json() -> bool:
@@ -158,8 +158,8 @@ class TextForm(_Form):
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         message, error = _message(record), _exception(record)
         line = f"{moment}.{int(record.msecs):03d} {record.levelname:<7} {record.name}: {_begin(message, most)}"
-        if not _is_ours(record) and (count := getattr(record, "count", 0)):
-            line += f" ({count} times)"
+        if times := getattr(record, "times", 0):
+            line += f" ({times} times)"
         line += f" [{_event(record)}]"
         if error:
             line += "".join(f" | {part.strip()}" for part in _ends(error, most).splitlines() if part.strip())
@@ -182,7 +182,7 @@ class JsonForm(_Form):
         }
         for name, value in vars(record).items():
             # What libraries attach is for their own handlers.
-            if name not in _STANDARD and name not in document and (_is_ours(record) or name == "count"):
+            if name not in _STANDARD and name not in document and (_is_ours(record) or name == "times"):
                 document[name] = _plain(value, most)
         error = _exception(record)
         if error:
@@ -202,19 +202,25 @@ class _Handler(_Stream):
         """Lose a line that can't be written: stderr is the only place to say so, and a full one is no reason to end."""
 
 
-class _LibraryFlood:
-    """Bounds what libraries log: some of it a hostile message can cause. Each place in their code is a kind."""
+class _Floods:
+    """Bounds what a hostile message can cause and no caller of :class:`Seldom` does: lines of libraries, tracebacks.
+
+    A kind is a place in the code that logs, and where the error was raised: there are not many of them.
+    """
 
     def __init__(self) -> None:
         self._seldom = Seldom()
 
-    def lets_through(self, record: logging.LogRecord) -> bool:
-        if _is_ours(record) or record.levelno < logging.INFO:
+    def let_through(self, record: logging.LogRecord) -> bool:
+        """Whether the line may be written; it gets ``times`` where it stands for several."""
+        if record.levelno < logging.INFO or record.levelno >= logging.CRITICAL:
             return True
-        count = self._seldom.due((record.name, record.pathname, record.lineno, *_origin(record)))
-        if count > 1:
-            record.count = count
-        return count > 0
+        if _is_ours(record) and not record.exc_info:
+            return True
+        times = self._seldom.due((record.name, record.pathname, record.lineno, *_origin(record)))
+        if times > 1:
+            record.times = times
+        return times > 0
 
 
 def _origin(record: logging.LogRecord) -> tuple[object, ...]:
@@ -320,16 +326,17 @@ def _unraisable(args: sys.UnraisableHookArgs) -> None:
                  extra={"event": "unraisable"})
 
 
-def _warned(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int,
-    file: TextIO | None = None, line: str | None = None,
-) -> None:  # fmt: skip
-    if file is not None:
-        file.write(warnings.formatwarning(message, category, filename, lineno, line))
-        return
-    if _WARNINGS.due((filename, lineno, category)):
-        logger.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message,
-                       extra={"event": "python_warning"})
+class _Warnings:
+    def __init__(self) -> None:
+        self._seldom = Seldom()
 
-
-_WARNINGS = Seldom()
+    def show(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        """What Python calls to show a warning."""
+        if file is not None:
+            file.write(warnings.formatwarning(message, category, filename, lineno, line))
+        elif count := self._seldom.due((filename, lineno, category)):
+            logger.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message,
+                           extra={"event": "python_warning", "count": count})

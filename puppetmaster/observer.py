@@ -19,6 +19,7 @@ from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus
 from puppetmaster.devices import Devices
 from puppetmaster.devices.device import MQTT
+from puppetmaster.logs import Seldom
 from puppetmaster.policies import LOCALHOST, destination_fault
 from puppetmaster.rollcall import RollCall
 from puppetmaster.wire import MAX_ANSWER_BYTES, MAX_DEPTH, depth_of
@@ -34,9 +35,6 @@ MAX_SAID_BYTES = 64 * 1024
 
 TURN = 0.002
 """Seconds of work before the loop gets a turn."""
-
-LOG_INTERVAL = 10.0
-"""Seconds between two lines in the log about what was not taken."""
 
 MAX_ID_DIGITS = 18
 
@@ -84,7 +82,7 @@ class Observer:
         self._now = now
         self._on_output = on_output
         self._on_event = on_event
-        self._next_log = 0.0
+        self._seldom = Seldom()
         self._inbox: deque[tuple[str, bytes, asyncio.Future[None]]] = deque()
         self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -180,7 +178,8 @@ class Observer:
         except _Bad as bad:
             self._drop(kind, topic, str(bad))
         except Exception as error:
-            logger.exception("a message on %.100r could not be taken", topic)
+            logger.exception("a message on %.100r could not be taken", topic,
+                             extra={"event": "device_message_failed"})
             self._drop(kind, topic, f"{type(error).__name__}: {error}")
 
     def _hand_on(self, destination: str, kind: str, rest: str, payload: bytes) -> None:
@@ -218,13 +217,9 @@ class Observer:
 
     def _drop(self, kind: str, topic: str, why: str) -> None:
         self.dropped[kind] += 1
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_log:
-            self._next_log = now + LOG_INTERVAL
-            logger.warning(
-                "messages of devices were not taken: %s in all; the last one on %.100r: %.200s",
-                sum(self.dropped.values()), topic, why,
-            )  # fmt: skip
+        if count := self._seldom.due("dropped"):
+            logger.warning("messages of devices were not taken: %d, the last one on %.100r: %.200s", count, topic, why,
+                           extra={"event": "device_messages_dropped", "count": count})
 
 
 def _parts(topic: str) -> tuple[str, str, str]:

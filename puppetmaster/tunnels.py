@@ -18,6 +18,7 @@ from puppetmaster.bus import Bus, Will
 from puppetmaster.documents import Document
 from puppetmaster.effects import Change
 from puppetmaster.errors import BusError
+from puppetmaster.logs import Seldom
 from puppetmaster.models import Request
 from puppetmaster.service import Service
 from puppetmaster.teller import Teller
@@ -33,9 +34,6 @@ SWEEP_TIME = 5.0
 
 DOUBT_TIME = 10.0
 """Seconds after a reconnect in which the broker hands out what it kept for us."""
-
-LOG_INTERVAL = 10.0
-"""Seconds between two lines in the log about them: whoever floods our topics must not flood the disk."""
 
 
 class Tunnels:
@@ -61,6 +59,7 @@ class Tunnels:
         """What was out at the last reconnect."""
         self._reported: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
+        self._seldom = Seldom()
         self._reporter: asyncio.Task[None] | None = None
         self.teller = Teller(instance, self._publish)
         self._bus = Bus(
@@ -208,7 +207,8 @@ class Tunnels:
             await self._service.answer(answer)
         except Exception:
             # A fault of ours; the broker would send the answer again and again.
-            logger.exception("an answer could not be taken: %s", answer)
+            logger.exception("an answer could not be taken: %.500r", answer,
+                             extra={"event": "answer_failed", "request": answer.request_id})
 
     async def _refuse(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
@@ -236,16 +236,13 @@ class Tunnels:
 
     async def _report(self) -> None:
         assert self._service is not None
-        loop = asyncio.get_running_loop()
-        next_log = loop.time()
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             dropped = self._service.dropped
             if dropped != self._reported and self._bus.connected:
                 self._reported = Counter(dropped)
                 self._publish_presence("online")
-            if dropped != self._logged and loop.time() >= next_log:
-                next_log = loop.time() + LOG_INTERVAL
+            if dropped != self._logged and self._seldom.due("dropped"):
                 self._log_dropped(dropped - self._logged)
                 self._logged = Counter(dropped)
 

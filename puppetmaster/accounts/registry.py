@@ -31,6 +31,7 @@ from puppetmaster.errors import (
     TooManyAttempts,
     Unauthorized,
 )
+from puppetmaster.logs import Seldom
 from puppetmaster.store.files import FileSystem
 
 __all__ = ["MAX_TOKENS", "Account", "Accounts", "Issued", "Role"]
@@ -81,6 +82,7 @@ class Accounts:
         self._passwords = passwords or Passwords()
         self._names = Throttle(longest=LONGEST_WAIT_OF_NAME)
         self._sources = Throttle(longest=LONGEST_WAIT_OF_SOURCE)
+        self._seldom = Seldom()
 
     @property
     def path(self) -> Path:
@@ -238,7 +240,9 @@ class Accounts:
             raise TooManyAttempts(wait)
 
     def _failed(self, name: str | None, source: str, now: float) -> None:
-        logger.info("a login failed, from %s", source, extra={"event": "login_failed", "source": source})
+        if count := self._seldom.due("failed"):
+            logger.info("logins failed: %d, the last one from %s", count, source,
+                        extra={"event": "login_failed", "source": source, "count": count})
         # A source does not begin anew with a good login: it could have an account, and try others.
         self._sources.failed(source, now)
         if name:

@@ -7,6 +7,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from puppetmaster.logs import Seldom
+
 logger = logging.getLogger(__name__)
 
 FREE_FAILURES = 5
@@ -39,6 +41,7 @@ class Throttle:
         self._longest = longest
         self._records: OrderedDict[str, _Record] = OrderedDict()
         self._lock = threading.Lock()
+        self._seldom = Seldom()
 
     def wait(self, key: str, now: float) -> float:
         """Seconds for which this key is not to be tried; 0 when it may."""
@@ -70,7 +73,6 @@ class Throttle:
             seconds = min(self._longest, FIRST_WAIT * 2.0 ** min(record.waits, 30))
             record.waits += 1
             record.until = now + seconds
-            logger.warning(
-                "logins failed again and again: %s waits for %.0f s", key, seconds,
-                extra={"event": "login_throttled", "source": key, "seconds": seconds},
-            )
+            if count := self._seldom.due("throttled"):
+                logger.warning("logins failed again and again: %s waits for %.0f s", key, seconds,
+                               extra={"event": "login_throttled", "source": key, "seconds": seconds, "count": count})

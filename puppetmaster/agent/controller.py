@@ -20,6 +20,7 @@ from puppetmaster import wire
 from puppetmaster.address import BrokerAddress
 from puppetmaster.agent.order import PROGRESS
 from puppetmaster.bus import Bus
+from puppetmaster.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class ControllerLink:
         self._overdue: OrderedDict[int, Say] = OrderedDict()
         self._bus = Bus(address, f"puppetmaster-agent-{ident}-controller", self._received, topics=[self._tunnel])
         self._starting: asyncio.Task[None] | None = None
+        self._seldom = Seldom()
 
     @property
     def address(self) -> BrokerAddress:
@@ -132,8 +134,9 @@ class ControllerLink:
         try:
             ident, code, data = _read(payload)
         except ValueError as error:
-            logger.warning("an answer of the controller can't be used: %s", error,
-                           extra={"event": "controller_answer_unusable"})
+            if count := self._seldom.due("unusable"):
+                logger.warning("answers of the controller can't be used: %d, the last one: %s", count, error,
+                               extra={"event": "controller_answer_unusable", "count": count})
             return
         asked = self._asked.get(ident)
         if asked is None:

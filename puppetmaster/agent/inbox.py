@@ -12,6 +12,7 @@ import orjson
 from puppetmaster import wire
 from puppetmaster.agent.order import Order
 from puppetmaster.errors import PuppetmasterError
+from puppetmaster.logs import LOG_INTERVAL
 from puppetmaster.policies import UNPUBLISHABLE
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,6 @@ MAX_METHOD = 16
 
 MAX_TUNNEL, MAX_LEVELS = 512, 100
 """Characters and levels of the topic for an answer; a broker drops who publishes to one of more than 200 levels."""
-
-LOG_INTERVAL = 10.0
-"""Seconds between two lines about messages that can't be used: whoever floods our topic must not flood the disk."""
 
 _NO_TOPIC = re.compile(f"[{UNPUBLISHABLE}]")
 

@@ -37,6 +37,7 @@ from puppetmaster.client.documents import (
 )
 from puppetmaster.client.errors import AnswerError, refusal
 from puppetmaster.errors import BusError, Fault, InvalidDocument, PuppetmasterError, TooLarge
+from puppetmaster.logs import Seldom
 from puppetmaster.wire import CONTROLLER_TOPIC, MAX_BUS_BYTES, job_topic
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class BusClient(DocumentClient):
         self._bus = Bus(address, f"puppetmaster-client-{name}", self._received, topics=[self._tunnel])
         self._pending: dict[int, asyncio.Future[Document]] = {}
         self._watches: dict[str, set[_Watch]] = {}
+        self._seldom = Seldom()
 
     # Life
 
@@ -250,12 +252,16 @@ class BusClient(DocumentClient):
     def _answered(self, payload: bytes) -> None:
         answer = _decode(payload)
         if answer is None or type(answer.get("code")) is not int:
-            logger.warning("an answer can't be read: %.200r", payload, extra={"event": "answer_unreadable"})
+            if count := self._seldom.due("unreadable"):
+                logger.warning("answers can't be read: %d, the last one: %.200r", count, payload,
+                               extra={"event": "answer_unreadable", "count": count})
             return
         ident = answer.get("id")
         future = self._pending.get(ident) if type(ident) is int else None
         if future is None or future.done():
-            logger.info("an answer came too late: %.200r", payload, extra={"event": "answer_late"})
+            if count := self._seldom.due("late"):
+                logger.info("answers came too late: %d, the last one: %.200r", count, payload,
+                            extra={"event": "answer_late", "count": count})
             return
         future.set_result(answer)
 

@@ -29,6 +29,7 @@ from puppetmaster.errors import (
     TooManyAttempts,
     Unauthorized,
 )
+from puppetmaster.logs import Seldom
 from puppetmaster.store.files import FileSystem
 
 __all__ = ["DutAccount", "DutAccounts", "Kind"]
@@ -88,6 +89,7 @@ class DutAccounts:
         self._verified = Verified()
         self._names = Throttle(longest=LONGEST_WAIT_OF_NAME)
         self._sources = Throttle(longest=LONGEST_WAIT_OF_SOURCE)
+        self._seldom = Seldom()
         self._tried: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     @property
@@ -239,7 +241,9 @@ class DutAccounts:
             raise TooManyAttempts(wait)
 
     def _failed(self, name: str, place: str) -> None:
-        logger.info("a dutserver login failed, from %s", place, extra={"event": "login_failed", "source": place})
+        if count := self._seldom.due("failed"):
+            logger.info("logins at dutserver failed: %d, the last one from %s", count, place,
+                        extra={"event": "login_failed", "source": place, "count": count})
         now = self._now()
         self._names.failed(name, now)
         # An agent whose account was removed goes on polling for ever, and must not keep its neighbours out: a network

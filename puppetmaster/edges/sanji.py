@@ -24,6 +24,7 @@ from sanji.session import TimeoutError as SdkTimeoutError
 
 from puppetmaster.edges import guard, repairs
 from puppetmaster.errors import TooLarge
+from puppetmaster.logs import Seldom
 from puppetmaster.operations import OPERATIONS, Call, Operation, Outcome, carry_out, refusal
 from puppetmaster.service import Service
 from puppetmaster.views import error_view
@@ -84,6 +85,7 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
         self._connected = threading.Event()
         self._wake_registrar = threading.Event()
         self.rejected = 0
+        self._seldom = Seldom()
         self.registered = False
         """Whether the controller knows us, as far as we know."""
         self._conn.set_on_disconnect(self.on_disconnect)
@@ -122,10 +124,14 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             msg.payload = guard.check(msg.payload)
         except guard.NotAMessage as error:
             self.rejected += 1
-            logger.info("a message on %.60s is dropped: %s", msg.topic, error)
+            if count := self._seldom.due("dropped"):
+                logger.info("a message on %.60s is dropped: %s (%d since the last such line)", msg.topic, error, count,
+                            extra={"event": "bus_message_dropped", "count": count})
         except guard.BadMessage as bad:
             self.rejected += 1
-            logger.info("a message on %.60s is refused: %s", msg.topic, bad.error)
+            if count := self._seldom.due("refused"):
+                logger.info("a message on %.60s is refused: %s (%d since the last such line)", msg.topic, bad.error,
+                            count, extra={"event": "bus_message_refused", "count": count})
             # Not from here: paho holds its lock for callbacks now, and a thread that publishes holds the one that a
             # publication needs while it waits for this one.
             self._loop.call_soon_threadsafe(self._refuse, bad)
@@ -144,7 +150,9 @@ class Puppetmaster(Sanji):  # type: ignore[misc]
             try:
                 return super()._dispatch_message()  # type: ignore[no-any-return]
             except (SdkTimeoutError, StatusError):
-                logger.warning("an answer could not be published in time", extra={"event": "bus_answer_late"})
+                if count := self._seldom.due("late"):
+                    logger.warning("answers could not be published in time: %d", count,
+                                   extra={"event": "bus_answer_late", "count": count})
             except Exception:
                 logger.exception("a message could not be handled", extra={"event": "bus_message_failed"})
 

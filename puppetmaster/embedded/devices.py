@@ -33,6 +33,7 @@ import orjson
 
 from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import Bus
+from puppetmaster.logs import Seldom
 
 __all__ = ["DEFAULT_TEMPLATE", "Behaviour", "Decision", "Fleet", "Latency", "firmware", "names", "read_log"]
 
@@ -551,6 +552,7 @@ class Fleet:
         self._counts_told: dict[str, int] = {}
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._clock = _Clock()
+        self._seldom = Seldom()
         self._devices = {template.replace(_PLACEHOLDER, name): _Device(name) for name in destinations}
         self._bus = Bus(
             address,
@@ -625,8 +627,9 @@ class Fleet:
             request = _read_request(payload)
         except ValueError as error:
             counts["malformed"] += 1
-            logger.warning("a message to %s can't be used: %.200s", device.name, error,
-                           extra={"event": "device_message_unusable", "destination": device.name})
+            if count := self._seldom.due("malformed"):
+                logger.warning("messages can't be used: %d, the last one to %s: %.200s", count, device.name, error,
+                               extra={"event": "device_message_unusable", "destination": device.name, "count": count})
             return
         known = device.answers.get(request.key)
         if known is not None:
