@@ -19,7 +19,7 @@ from puppetmaster import loop
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.address import ListenAddress
 from puppetmaster.documents import META, META_ID
-from puppetmaster.errors import PuppetmasterError, SettingsError
+from puppetmaster.errors import PuppetmasterError, SettingsError, StoreUnavailable
 from puppetmaster.logs import start_logging
 from puppetmaster.service import Service
 from puppetmaster.settings import Settings, options
@@ -85,11 +85,17 @@ def _allow_many_files() -> None:
 
 
 def open_store(data: Path, on_commit: OnCommit | None = None) -> TinyStore:
-    """Open the store of the jobs; a new one begins with what the factory gives."""
-    data.mkdir(parents=True, exist_ok=True)
-    factory = data / FACTORY.name
-    if FACTORY.is_file() and not factory.exists() and not (data / "puppetmaster.json").exists():
-        shutil.copyfile(FACTORY, factory)
+    """Open the store of the jobs; a new one begins with what the factory gives.
+
+    :raises StoreUnavailable: when the folder can't be made, read or written; and what else the store raises.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        factory = data / FACTORY.name
+        if FACTORY.is_file() and not factory.exists() and not (data / "puppetmaster.json").exists():
+            shutil.copyfile(FACTORY, factory)
+    except OSError as error:
+        raise StoreUnavailable(f"{error.strerror or error} ({error.filename or data})") from error
     return TinyStore.open(data, on_commit=on_commit)
 
 

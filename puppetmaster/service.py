@@ -158,6 +158,8 @@ class Service:
             META, {META_ID: {**meta, "instance": instance, "nextId": self._engine.next_id, "stopped": False}}
         )
         self._saved_next_id = self._engine.next_id
+        # Written by the first cycle, so that a disk that can't be written is known before the first caller comes.
+        self._batch.filled = True
         logger.info("%d jobs in the store, %d of them unfinished, %d requests out", len(jobs), len(live),
                     self._engine.out_count, extra={"event": "jobs_loaded", "count": len(jobs)})
 
@@ -268,7 +270,8 @@ class Service:
     async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
-            logger.debug("answer dropped: %s", verdict.value, extra={"event": "answer_dropped", "destination": destination, "request": request_id})
+            logger.debug("answer dropped: %s", verdict.value,
+                         extra={"event": "answer_dropped", "destination": destination, "request": request_id})
         # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
         self._work.set()
         await self._batch.durable.wait()
@@ -311,6 +314,8 @@ class Service:
         :raises Conflict: when no request ended like that.
         """
         rerun = self._reader.rerun(document)
+        if not rerun.dry_run:
+            self._check_store()
         return await self._make(await self._again(self._engine.job(job_id), rerun))
 
     async def list_jobs(self, query: Mapping[str, Any]) -> list[View]:
@@ -355,10 +360,14 @@ class Service:
         return await self._when_saved(await gather(found))
 
     async def update_job(self, job_id: int, document: object) -> View:
-        """Pause, resume or cancel a job, or give it other limits."""
+        """Pause, resume or cancel a job, or give it other limits.
+
+        :raises StoreUnavailable: see :meth:`_changed`.
+        """
         update = self._reader.update(document)
-        now = self._now()
         job = self._engine.job(job_id)
+        self._check_store()
+        now = self._now()
         limits = update.to_limits(job.limits)
         if limits != job.limits:
             self._engine.limit(job_id, limits, now)
@@ -368,14 +377,19 @@ class Service:
             self._engine.resume(job_id, now)
         elif update.status == "canceled":
             self._engine.cancel(job_id, now)
-        await self._saved()
+        await self._changed()
         return self._job_view(job)
 
     async def remove_job(self, job_id: int) -> View:
-        """Cancel what is unfinished of a job, and remove it; answers its last state."""
+        """Cancel what is unfinished of a job, and remove it; answers its last state.
+
+        :raises StoreUnavailable: see :meth:`_changed`.
+        """
+        self._engine.job(job_id)
+        self._check_store()
         job = self._engine.remove(job_id, self._now())
         view = views.job_view(job_id, job_to_document(job))
-        await self._saved()
+        await self._changed()
         return view
 
     # Requests
@@ -402,7 +416,11 @@ class Service:
         return await self._when_saved(self._request_view(request_id))
 
     async def cancel_request(self, request_id: int) -> View:
-        """Cancel a request that has not ended."""
+        """Cancel a request that has not ended.
+
+        :raises StoreUnavailable: see :meth:`_changed`.
+        """
+        self._check_store()
         try:
             self._engine.cancel_request(request_id, self._now())
         except RequestNotFound:
@@ -412,7 +430,7 @@ class Service:
                 raise
             if document["status"] != RequestStatus.CANCELED.value:
                 raise IllegalTransition("request", document["status"], "cancel") from None
-        await self._saved()
+        await self._changed()
         return self._request_view(request_id)
 
     # Inside: callers
@@ -427,8 +445,7 @@ class Service:
         return {**self._job_view(job), "requests": list(job.request_ids)}
 
     async def _submit(self, spec: JobSpec) -> Job:
-        if self.unavailable:
-            raise StoreUnavailable(self.unavailable)
+        self._check_store()
         if self._engine.job_of_key(spec.key, spec.fingerprint) is None:
             spec = self._engine.resolve(spec, self._now())
             self._check_size(spec)
@@ -437,6 +454,11 @@ class Service:
         if not created and job.id not in self._engine.jobs:
             raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
+
+    def _check_store(self) -> None:
+        """See that the store can write, as far as is known: what is refused here was not begun."""
+        if self.unavailable:
+            raise StoreUnavailable(self.unavailable)
 
     def _check_size(self, spec: JobSpec) -> None:
         ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
@@ -481,6 +503,18 @@ class Service:
         """
         self._work.set()
         await asyncio.shield(self._batch.saved)
+
+    async def _changed(self) -> None:
+        """Wait until a change that a caller made is on disk.
+
+        :raises StoreUnavailable: when the attempt failed. The change is made and is saved as soon as the store can
+            write; only a kill before that undoes it. Whoever asks while it is known that the store can't write is
+            refused before anything changes.
+        """
+        try:
+            await self._saved()
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{error.reason}; this change is made, and saved as soon as it can") from error
 
     async def _when_saved(self, rendered: _T) -> _T:
         """Hand out what was read when it is on disk; while the store can't write, at once."""

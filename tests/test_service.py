@@ -474,17 +474,62 @@ def test_while_the_store_can_not_write_nothing_is_published_and_all_of_it_is_whe
     run(main)
 
 
-def test_a_change_that_could_not_be_saved_is_refused_and_saved_later() -> None:
+def test_the_change_that_meets_the_failure_is_saved_later_and_says_so() -> None:
     async def main() -> None:
         async with Bench() as bench:
             made = await bench.service.create_job(job())
             bench.store.failing = "disk full"
-            await refused(bench.service.update_job(made["id"], {"status": "paused"}), StoreUnavailable)
+            error = await refused(bench.service.update_job(made["id"], {"status": "paused"}), StoreUnavailable)
+            assert str(error) == (
+                "the store can't write: disk full; this change is made, and saved as soon as it can"
+            )
             bench.store.failing = None
             await settle()
             stored = bench.store.durable(JOBS, made["id"])
             assert stored is not None
             assert stored["status"] == "paused"
+
+    run(main)
+
+
+def test_while_the_store_can_not_write_no_change_is_begun() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("a", "b"))
+            ended = await bench.service.create_job(job("c"))
+            await bench.service.cancel_request(ended["requests"][0])
+            bench.store.failing = "disk full"
+            await refused(bench.service.create_job(job()), StoreUnavailable)
+            for change in (
+                bench.service.update_job(made["id"], {"status": "paused"}),
+                bench.service.remove_job(made["id"]),
+                bench.service.cancel_request(made["requests"][0]),
+                bench.service.rerun_job(ended["id"], {"status": ["canceled"]}),
+            ):
+                error = await refused(change, StoreUnavailable)
+                assert str(error) == "the store can't write: disk full"
+            await refused(bench.service.remove_job(FIRST_ID + 999), JobNotFound)
+            bench.store.failing = None
+            await asyncio.sleep(2 * STORE_RETRY)
+            assert bench.service.unavailable == ""
+            assert len(await bench.service.list_jobs({})) == 2
+            shown = await bench.service.show_job(made["id"], {})
+            assert (shown["status"], shown["counts"]["canceled"]) == ("dispatching", 0)
+
+    run(main)
+
+
+def test_a_store_that_can_not_write_is_known_before_the_first_caller_comes() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.store.failing = "disk full"
+        async with bench:
+            assert bench.service.unavailable == "disk full"
+            await refused(bench.service.create_job(job()), StoreUnavailable)
+            bench.store.failing = None
+            await asyncio.sleep(2 * STORE_RETRY)
+            assert bench.service.unavailable == ""
+            assert bench.of("tell") == []
 
     run(main)
 

@@ -51,6 +51,10 @@ class FileSystem:
         finally:
             os.close(descriptor)
 
+    def has_name(self, descriptor: int, path: Path) -> bool:
+        """Is this the file that is called so now?"""
+        return _has_name(descriptor, path)
+
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
         os.close(descriptor)
@@ -73,6 +77,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises StoreLocked with the owner's process id when somebody else has it."""
+        self._path = path
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if fcntl is not None:
@@ -85,6 +90,11 @@ class Lock:
         except BaseException:
             self.release()
             raise
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody removed or replaced the file, so that it keeps nobody out any more."""
+        return self._descriptor is None or not _has_name(self._descriptor, self._path)
 
     def release(self) -> None:
         """Let go of the lock; idempotent."""
@@ -107,3 +117,10 @@ class Lock:
             return int(os.pread(descriptor, 32, 0))
         except (OSError, ValueError):
             return None
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

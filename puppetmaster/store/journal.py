@@ -10,6 +10,9 @@ frame and syncs it. Once in a while everything goes to a new snapshot and the jo
 
 Killed before 3, the old pair is whole; after 3, the new one. Leftovers go at the next start.
 
+A journal that was removed while it is open would take frames that no restart ever finds: that counts as a failure,
+before anything is written. When there is a folder of that name again, an empty one, a new snapshot goes into it.
+
 After a failed write or sync nobody knows what the file holds: the system may have thrown the data away and
 report the next sync as good. So the file is given up, though not deleted, and the next attempt is a new
 snapshot under a new generation, which needs nothing but the memory.
@@ -17,13 +20,14 @@ snapshot under a new generation, which needs nothing but the memory.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
-from puppetmaster.errors import StoreCorrupt, StoreUnavailable
+from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import snapshot
 from puppetmaster.store.files import FileSystem, Lock
 from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame
@@ -79,6 +83,7 @@ class Journal:
         self.trusted = False
         data = encode_frame(frame, self._generation, self._sequence + 1)
         if data:
+            self._check_journal(self._descriptor)
             self._write_frame(self._descriptor, data)
         self.trusted = True
 
@@ -92,6 +97,8 @@ class Journal:
         Raises OSError. What was trusted before remains so, unless the rename itself failed. A journal that
         was left untrusted needs another attempt.
         """
+        if self._lock.is_lost:
+            self._lock_again()
         # A generation is used once: after a failure nobody knows which of its files are on disk.
         self._highest += 1
         generation = self._highest
@@ -179,6 +186,26 @@ class Journal:
         self.trusted = True
 
     # ------------------------------------------------------------------------------------------- writing
+
+    def _check_journal(self, descriptor: int) -> None:
+        path = self._journal(self._generation)
+        if not self._files.has_name(descriptor, path):
+            raise FileNotFoundError(errno.ENOENT, "it was removed", str(path))
+
+    def _lock_again(self) -> None:
+        """Take the lock of a folder that was removed and made again.
+
+        Raises OSError when there is none, when another process has it, or when somebody put another store there: it
+        must not be overwritten by what this process knows.
+        """
+        if self._snapshot.exists():
+            raise FileExistsError(errno.EEXIST, "another store was put in its place, restart", str(self._snapshot))
+        try:
+            lock = Lock(self._folder / f"{self._name}.lock")
+        except StoreLocked as error:
+            raise OSError(errno.EBUSY, str(error)) from error
+        self._lock.release()
+        self._lock = lock
 
     def _write_frame(self, descriptor: int, data: bytes) -> None:
         if len(data) > MAX_BODY_SIZE:

@@ -25,6 +25,7 @@ class MemoryStore:
         """While this is set, commits raise StoreUnavailable with it as the reason."""
         self.commits = 0
         """How many commits have written something."""
+        self.unavailable = ""
 
     def reopen(self) -> MemoryStore:
         """Return a new store that holds what this one has committed."""
@@ -66,6 +67,7 @@ class MemoryStore:
     async def _commit(self) -> None:
         # Gives way like a real one, and takes along what others put in this round of the loop.
         await asyncio.sleep(0)
+        self.unavailable = self.failing or ""
         if self.failing is not None:
             raise StoreUnavailable(self.failing)
         frame: Frame = self._ledger.take()

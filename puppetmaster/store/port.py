@@ -17,6 +17,9 @@ class Store(Protocol):
     there or nothing.
     """
 
+    unavailable: str
+    """Why the last commit failed; empty when it did not, and before the first."""
+
     def put(self, table: str, documents: Mapping[int, Document]) -> None:
         """Insert or replace documents, all of them or none; idempotent.
 

@@ -37,6 +37,7 @@ class TinyStore:
     def __init__(self, journal: Journal, on_commit: OnCommit | None = None) -> None:
         self.commits = 0
         """How many commits have been written."""
+        self.unavailable = ""
         self._journal = journal
         self._on_commit = on_commit
         self._ledger = Ledger(journal.tables)
@@ -97,7 +98,12 @@ class TinyStore:
         """See Store."""
         if self._ledger.closed:
             raise StoreUnavailable("it was closed")
-        await self._group.commit()
+        try:
+            await self._group.commit()
+        except StoreUnavailable as error:
+            self.unavailable = error.reason
+            raise
+        self.unavailable = ""
 
     async def close(self) -> None:
         """See Store. What the journal holds goes to the snapshot, so that any TinyDB can read all of it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from puppetmaster.errors import StoreUnavailable
+from puppetmaster.errors import StoreLocked, StoreUnavailable
 from puppetmaster.store import TinyStore, journal
 from tests.store.faulty import FaultyFileSystem, PowerlessFileSystem, QuickFileSystem, always, once
 from tests.store.workload import (
@@ -316,3 +316,72 @@ def test_a_store_on_a_full_disk_opens(small_disk):
     store = TinyStore.open(small_disk / "store")
     assert rounds_in(store) == 1
     store._journal.close()
+
+
+async def _commit(store: TinyStore, number: int) -> None:
+    store.put("jobs", {number: {"n": number}})
+    await store.commit()
+
+
+def test_a_folder_that_is_removed_is_noticed_at_once_and_all_of_it_goes_to_a_new_one(tmp_path):
+    async def main() -> None:
+        folder = tmp_path / "data"
+        store = TinyStore.open(folder)
+        await _commit(store, 1)
+        shutil.rmtree(folder)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"removed|No such file"):
+                await _commit(store, 2)
+            assert store.unavailable
+        folder.mkdir()
+        await _commit(store, 3)
+        assert store.unavailable == ""
+        with pytest.raises(StoreLocked):
+            TinyStore.open(folder)
+        store._journal.close()
+        again = TinyStore.open(folder)
+        assert [number for number, _ in again.scan("jobs")] == [1, 2, 3]
+        await again.close()
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_is_away_for_a_while_is_used_again(tmp_path):
+    async def main() -> None:
+        folder = tmp_path / "data"
+        store = TinyStore.open(folder)
+        await _commit(store, 1)
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(StoreUnavailable):
+            await _commit(store, 2)
+        (tmp_path / "elsewhere").rename(folder)
+        await _commit(store, 3)
+        store._journal.close()
+        again = TinyStore.open(folder)
+        assert again.count("jobs") == 3
+        await again.close()
+
+    asyncio.run(main())
+
+
+def test_another_store_in_the_place_of_the_folder_is_not_overwritten(tmp_path):
+    async def main() -> None:
+        folder = tmp_path / "data"
+        store = TinyStore.open(folder)
+        await _commit(store, 1)
+        folder.rename(tmp_path / "elsewhere")
+        other = TinyStore.open(folder)
+        await _commit(other, 7)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"removed|another store was put in its place, restart"):
+                await _commit(store, 2)
+        await other.close()
+        with pytest.raises(StoreUnavailable, match="another store was put in its place, restart"):
+            await _commit(store, 2)
+        with pytest.raises(StoreUnavailable):
+            await store.close()
+        again = TinyStore.open(folder)
+        assert [number for number, _ in again.scan("jobs")] == [7]
+        await again.close()
+
+    asyncio.run(main())

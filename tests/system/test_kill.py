@@ -470,7 +470,15 @@ def test_a_bundle_starts_on_a_full_disk_and_serves_what_it_has(tmp_path: Path, s
         filler = fill(small_disk)
         stand.bundle.start()
         assert stand.job(job["id"])["finishCount"] == 10
+        # A full disk has room in the last page of a file: a job of 10 requests (2 KB) may fit what is left of the
+        # journal's, and is on disk then, and rightly answered 200. This one is larger than any page.
+        large = {**job_for(fleet), "message": {**MESSAGE, "data": "x" * 2 * os.sysconf("SC_PAGE_SIZE")}}
+        code, refusal = stand.ask("post", "/jobs", large)
+        assert (code, "No space left" in refusal["message"]) == (503, True), refusal
+        # From now on it is known, and nothing is tried any more, whatever its size.
         assert stand.ask("post", "/jobs", job_for(fleet))[0] == 503
+        assert stand.ask("delete", f"/jobs/{job['id']}")[0] == 503
+        assert stand.job(job["id"])["finishCount"] == 10
         filler.unlink()
         until(lambda: stand.ask("post", "/jobs", job_for(fleet))[0] == 200)
         assert os.listdir(small_disk)
