@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,17 +31,14 @@ LOG_INTERVAL = 10.0
 MAX_TEXT = 8000
 """Characters of a message, of a traceback (its two ends) and of any text in a field."""
 
-MAX_LINE = 40_000
-"""Characters of a line: journald cuts one of 48 KiB in two, and neither half is JSON."""
+MAX_LINE_BYTES = 40_000
+"""Bytes of a line: journald cuts one of 48 KiB in two, and neither half is JSON."""
 
 SHORT_TEXT = 300
 """Characters of each text in a line that would be longer, escapes of up to 12 characters for each of them included."""
 
 MAX_INTEGER = 2**53
 """From there on readers of JSON that know floats alone lose digits; such a number becomes a text."""
-
-MAX_ITEMS = 20
-"""Items of a list or mapping in a field."""
 
 LIBRARY = "library"
 """The event of what a library has to say; ``logger`` says which."""
@@ -141,7 +138,7 @@ class _Form(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, without its end."""
         line = self._line(record, MAX_TEXT)
-        return line if len(line) <= MAX_LINE else self._line(record, SHORT_TEXT)
+        return line if len(line.encode()) <= MAX_LINE_BYTES else self._line(record, SHORT_TEXT)
 
     def _line(self, record: logging.LogRecord, most: int) -> str:
         """The line, with at most so many characters of each text."""
@@ -283,21 +280,12 @@ def _said(value: object) -> str:
         return f"<{type(value).__name__}, {type(error).__name__} at its text>"
 
 
-def _plain(value: object, most: int, depth: int = 3) -> Any:
-    """A value of a field as JSON can hold it."""
+def _plain(value: object, most: int) -> str | int | float | None:
+    """A value of a field as JSON can hold it; what is no number is a text."""
     if value is None or isinstance(value, bool):
         return value
     if (type(value) is int and abs(value) < MAX_INTEGER) or (type(value) is float and math.isfinite(value)):
         return value
-    if depth and isinstance(value, Mapping):
-        return {
-            _text(_begin(_said(name), most)): _plain(part, most, depth - 1)
-            for name, part in list(value.items())[:MAX_ITEMS]
-        }
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(part, most, depth - 1) for part in list(value)[:MAX_ITEMS]]
-    if isinstance(value, (bytes, bytearray)):
-        return _begin(value.decode("utf-8", "backslashreplace"), most)
     return _text(_begin(_said(value), most))
 
 

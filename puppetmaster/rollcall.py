@@ -103,7 +103,7 @@ class RollCall:
             except (BusError, asyncio.TimeoutError) as error:
                 logger.info("not all devices were asked for: %s", error, extra={"event": "devices_not_asked"})
             except Exception:
-                logger.exception("devices could not be asked for", extra={"event": "devices_not_asked"})
+                logger.exception("devices could not be asked for", extra={"event": "roll_call_failed"})
 
     async def _round(self) -> None:
         missed: list[str] = []
