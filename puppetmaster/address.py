@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -34,7 +34,10 @@ class BrokerAddress:
 
         :raises ValueError: when a part of it can't be used; the message says which.
         """
-        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        try:
+            parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        except ValueError:  # what it says may hold the password
+            raise ValueError("it is no URL") from None
         if parts.scheme not in _DEFAULT_PORTS:
             raise ValueError(f"the scheme must be mqtt or mqtts, not {parts.scheme!r}")
         if not parts.hostname:
@@ -55,6 +58,23 @@ class BrokerAddress:
             tls=parts.scheme == "mqtts",
             ca_file=ca_file,
         )
+
+    def with_password(self, file: Path) -> BrokerAddress:
+        """The same with the password that is the first line of a file.
+
+        :raises ValueError: when there is none, or nobody whose it is, or another one.
+        """
+        if self.username is None:
+            raise ValueError("the broker's address names nobody whose password it is: mqtt://user@host")
+        try:
+            password = file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"can't read {file}: {getattr(error, 'strerror', None) or 'it is no UTF-8'}") from None
+        if not password:
+            raise ValueError(f"the first line of {file} is the password, and there is none")
+        if self.password not in (None, password):
+            raise ValueError("the broker's address has a password too: only one of them may be given")
+        return replace(self, password=password)
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS context to connect with, or none for a plain connection."""

@@ -182,7 +182,11 @@ def _url(value: object) -> str | None:
     if value is None:
         return None
     url = _text(value).strip().rstrip("/")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # what it says may hold a password
+        raise ValueError("it must be http://host:port or https://host:port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("it must be http://host:port or https://host:port")
     if parts.username is not None:
@@ -227,6 +231,16 @@ class Settings:
             flag="--broker",
             help="The broker: mqtt://user:password@host:port, mqtts:// for TLS.",
             metavar="URL",
+        ),
+    )
+    broker_password_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            _existing_file,
+            env="PUPPETMASTER_BROKER_PASSWORD_FILE",
+            flag="--broker-password-file",
+            help="The password for the broker: the first line of this file. The user stands in the broker's URL.",
+            metavar="FILE",
         ),
     )
     ca_file: Path | None = field(
@@ -493,6 +507,13 @@ class Settings:
         if (self.http_cert is None) != (self.http_key is None):
             missing = "http_key" if self.http_key is None else "http_cert"
             raise SettingsError(missing, self.sources.get(missing, "default"), "HTTPS needs a certificate and its key")
+        if self.broker_password_file is not None:
+            try:
+                broker = self.broker.with_password(self.broker_password_file)
+            except ValueError as error:
+                source = self.source("broker_password_file")
+                raise SettingsError("broker_password_file", source, str(error)) from None
+            object.__setattr__(self, "broker", broker)
         if self.ca_file is not None:
             object.__setattr__(self, "broker", replace(self.broker, ca_file=self.ca_file))
 

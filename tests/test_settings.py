@@ -108,15 +108,64 @@ def test_a_changed_copy_is_checked_too():
         replace(settings, window=0)
 
 
+# The broker's password
+
+
+@pytest.mark.parametrize("text", ["hunter2\n", "hunter2", "hunter2\r\nnot this\n"])
+def test_the_brokers_password_is_the_first_line_of_a_file(tmp_path, text):
+    file = write(tmp_path / "password", text)
+    settings = Settings.load({"broker": "mqtts://me@host"}, {"PUPPETMASTER_BROKER_PASSWORD_FILE": str(file)})
+    assert settings.broker == BrokerAddress(host="host", port=8883, username="me", password="hunter2", tls=True)
+    assert replace(settings, window=9).broker.password == "hunter2"
+    assert settings.shown("broker") == "mqtts://me:***@host:8883"
+    assert settings.shown("broker_password_file") == str(file)
+
+
+@pytest.mark.parametrize(
+    ("broker", "content", "said"),
+    [
+        ("mqtt://host", b"hunter2", "names nobody whose password it is"),
+        ("mqtt://me:hunter3@host", b"hunter2", "only one of them may be given"),
+        ("mqtt://me@host", b"", "there is none"),
+        ("mqtt://me@host", b"\nhunter2\n", "there is none"),
+        ("mqtt://me@host", b"hunter2\xff", "it is no UTF-8"),
+    ],
+)
+def test_a_password_file_that_can_not_be_used_is_refused_without_a_word_of_it(tmp_path, broker, content, said):
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=said) as caught:
+        Settings.load({"broker": broker, "broker_password_file": str(file)}, {})
+    assert caught.value.name == "broker_password_file"
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "broker",
+    [
+        "mqtt://me:hunter2@ho\u2100st", "mqtt://me:hunter2@[", "mqtt://me:hunter2@host:many", "mqtt://me:hun/ter2@host",
+        "http://me:hunter2@host", "mqtt://me:hunter2@host/x", "mqtt//me:hunter2@host",
+    ],
+)  # fmt: skip
+def test_an_address_that_can_not_be_used_is_refused_without_its_password(broker):
+    for name in ("broker", "url"):
+        with pytest.raises(SettingsError) as caught:
+            Settings.load({name: broker.replace("mqtt:", "https:") if name == "url" else broker}, {})
+        assert "hun" not in str(caught.value) and "ter2" not in str(caught.value)
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
 # The file
 
 
 def test_the_file_may_set_everything(tmp_path):
+    password = write(tmp_path / "password", "p@ss\n")
     certificates = write(tmp_path / "ca.pem", "x")
     file = write(
         tmp_path / "other.toml",
         f"""
-        broker = "mqtts://u:p%40ss@example"
+        broker = "mqtts://u@example"
+        broker_password_file = "{password}"
         ca_file = "{certificates}"
         data = "/var/lib/puppetmaster"
         instance = "north-1"
@@ -325,6 +374,7 @@ BAD = {
         5,
         {},
     ],
+    "broker_password_file": ["/no/such/file", "/", "", 5],
     "ca_file": ["/no/such/file", "/", "", 5],
     "data": ["", 5, "a\0b"],
     "instance": ["", "a" * 17, "a/b", "a b", "+", "#", "ä", "a\n", 5],
@@ -394,7 +444,7 @@ def test_a_bad_value_is_refused_with_its_name_and_source(name, value):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(set(BAD) - {"ca_file"}))
+@pytest.mark.parametrize("name", sorted(set(BAD) - {"broker_password_file", "ca_file"}))
 def test_a_bad_value_in_the_environment_names_its_variable(name):
     bad = next((value for value in BAD[name] if isinstance(value, str) and value), "0")
     with pytest.raises(SettingsError, match=rf"^{name} \(from environment PUPPETMASTER_{name.upper()}\): "):

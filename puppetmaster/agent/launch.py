@@ -40,6 +40,8 @@ except OSError as error:
 # Neither su nor setpriv is on every machine; Python is, where this runs. The variables of a request get their own names
 # here, so that none of them means something to a program that still is root.
 
+_OURS = "PUPPETMASTER_"
+
 _OF_TOOLS = re.compile("PATH|HOME|TMPDIR|(LC_|LD_|XDG_|DOCKER_|CONTAINER|PODMAN|BUILDAH|STORAGE_|GO).*|.*_proxy", re.I)
 """Variables that podman and docker look at themselves."""
 
@@ -76,9 +78,10 @@ def prepare(command: Command, container_name: str) -> Launch:
     """
     if command.container is not None:
         words = list(_container_words(command, command.container, container_name))
-        # The tool needs what the agent has: HOME, XDG_RUNTIME_DIR, DOCKER_HOST and the like.
+        # The tool needs what the agent has (HOME, XDG_RUNTIME_DIR, DOCKER_HOST and the like), but not our passwords.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         hidden = {name: value for name, value in command.environment.items() if _can_hide(name)}
-        return Launch(words=words, directory="/", environment={**os.environ, **hidden})
+        return Launch(words=words, directory="/", environment={**kept, **hidden})
     account = _account(command.user) if command.user is not None else None
     if command.user is not None and account is None:
         raise OSError(f"this machine has no user {command.user}")
@@ -140,7 +143,7 @@ def _words(command: Command) -> list[str]:
 
 def _can_hide(name: str) -> bool:
     """Whether a variable for a container can go through the environment of the tool, where nobody else sees it."""
-    return name not in os.environ and not _OF_TOOLS.fullmatch(name)
+    return (name not in os.environ or name.startswith(_OURS)) and not _OF_TOOLS.fullmatch(name)
 
 
 def _tool() -> str | None:

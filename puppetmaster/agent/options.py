@@ -47,8 +47,8 @@ _POISON = re.compile(f"[{UNPUBLISHABLE}]")
 
 EPILOG = """\
 Each flag has a variable, PUPPETMASTER_AGENT_ID for --id and so on; lists have commas in
-it. The broker may stand in PUPPETMASTER_BROKER too. A password belongs into a variable,
-for everybody can read the command lines of this machine.
+it. The broker may stand in PUPPETMASTER_BROKER too. A password belongs into a file
+(--broker-password-file), for everybody can read the command lines of this machine.
 """
 
 
@@ -194,6 +194,13 @@ _OPTIONS = (
         help="The broker: mqtt://user:password@host:port, mqtts:// for TLS. Default: mqtt://localhost:1883.",
     ),
     Option(
+        name="broker_password_file",
+        metavar="FILE",
+        parse=_existing_file,
+        other_env="PUPPETMASTER_BROKER_PASSWORD_FILE",
+        help="The password for the broker: the first line of this file. The user stands in the broker's URL.",
+    ),
+    Option(
         name="ca_file",
         metavar="FILE",
         parse=_existing_file,
@@ -293,12 +300,20 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envir
     values = {option.name: _value(option, given[option.name], environ) for option in _OPTIONS}
     if values["id"] is None:
         raise SettingsError("id", "default", "say what this device is called: --id, or PUPPETMASTER_AGENT_ID")
+    values["broker"] = _with_password(values["broker"], values.pop("broker_password_file"))
     ca_file, ident = values.pop("ca_file"), values["id"]
     for name in ("broker", "controller"):
         if ca_file and values[name]:
             values[name] = replace(values[name], ca_file=ca_file)
     values["folder"] = values["folder"] or default_folder(ident, environ)
     return AgentSettings(labels=values.pop("label"), facts=values.pop("fact"), **values)
+
+
+def _with_password(broker: BrokerAddress, file: Path | None) -> BrokerAddress:
+    try:
+        return broker.with_password(file) if file is not None else broker
+    except ValueError as error:
+        raise SettingsError("broker_password_file", "the agent's settings", str(error)) from None
 
 
 def default_folder(ident: str, environ: Mapping[str, str] = os.environ) -> Path:

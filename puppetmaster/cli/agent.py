@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from puppetmaster.agent.options import EPILOG, Option, options, read_options
-from puppetmaster.cli.options import joined
-from puppetmaster.cli.outcome import reported
+from puppetmaster.cli.options import EXPOSED, joined, shows_password
+from puppetmaster.cli.outcome import reported, say
 
 Command = Callable[..., None]
 
@@ -53,6 +53,11 @@ def _words(option: Option, value: Any) -> Iterator[str]:
             yield f"{option.flag}={text}"
 
 
+def _is_exposed(word: str) -> bool:
+    flag, _, value = word.partition("=")
+    return flag in ("--broker", "--controller") and shows_password(value)
+
+
 @with_options
 def agent(words: list[str]) -> None:
     """Run the agent: the device's side of puppetmaster.
@@ -69,5 +74,7 @@ def agent(words: list[str]) -> None:
     """
     with reported():
         read_options(words)  # what is wrong is said before anything else is loaded
+        if any(_is_exposed(word) for word in words):
+            say(EXPOSED)
     # This process has the command line's libraries in its memory, and an agent is to be small.
     os.execv(sys.executable, [sys.executable, "-m", "puppetmaster.agent", *words])

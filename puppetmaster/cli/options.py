@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from puppetmaster.cli.outcome import reported
+from puppetmaster.address import BrokerAddress
+from puppetmaster.cli.outcome import reported, say
 from puppetmaster.settings import CONFIG_ENV, CONFIG_FLAG, DEFAULT_FILE, Option, Settings, options
 
 Command = Callable[..., None]
 
-BROKER = ("broker", "ca_file")
+BROKER = ("broker", "broker_password_file", "ca_file")
 """The settings of a command that only talks to a bus."""
 
 CLIENT_ONLY = ("url", "token")
@@ -27,6 +28,11 @@ REACH = BROKER + CLIENT_ONLY
 
 ALL = tuple(option.name for option in options() if option.name not in CLIENT_ONLY)
 """The settings of the bundle."""
+
+EXPOSED = (
+    "Warning: everybody on this machine can read a password on the command line; "
+    "put it into a file (--broker-password-file) or into the environment (PUPPETMASTER_BROKER)"
+)
 
 _PANEL = "Settings"
 
@@ -44,7 +50,10 @@ def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Cal
         def run(**values: Any) -> None:
             with reported():
                 flags = {option.name: values.pop(option.name) for option in _flags(names)}
-                command(Settings.load(flags, file=values.pop("config")), **values)
+                settings = Settings.load(flags, file=values.pop("config"))
+                if shows_password(str(flags.get("broker") or "localhost")):
+                    say(EXPOSED)
+                command(settings, **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         flags = [_flag(option, (defaults or {}).get(option.name, option.default)) for option in _flags(names)]
@@ -56,6 +65,11 @@ def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Cal
         return run
 
     return decorate
+
+
+def shows_password(broker: str) -> bool:
+    """Whether there is a password in the address of a broker."""
+    return BrokerAddress.parse(broker).password is not None
 
 
 def joined(text: str) -> str:

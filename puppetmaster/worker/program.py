@@ -20,7 +20,13 @@ from puppetmaster.worker.commands import Commands
 
 logger = logging.getLogger(__name__)
 
-SECRETS = ("PUPPETMASTER_TOKEN", "PUPPETMASTER_MANAGER")
+SECRETS = (
+    "PUPPETMASTER_TOKEN",
+    "PUPPETMASTER_MANAGER",
+    "PUPPETMASTER_BROKER",
+    "PUPPETMASTER_AGENT_BROKER",
+    "PUPPETMASTER_AGENT_CONTROLLER",
+)
 """What of our environment is not for the commands."""
 
 GOODBYE_TIMEOUT = 3.0

@@ -32,14 +32,18 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_common_one() -> None:
 def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
     pem = tmp_path / "ca.pem"
     pem.touch()
+    password = tmp_path / "password"
+    password.write_text("hunter2\n")
     environ = {
-        "ID": "a", "BROKER": "mqtts://b", "CA_FILE": str(pem), "LABEL": "x=1,y=2", "FACT": "z=3", "COMMANDS": "all",
-        "OUTPUT_LIMIT": "64k", "CONTROLLER": "c:99", "CONTROLLER_TIMEOUT": "5", "TELEMETRY": "0",
+        "ID": "a", "BROKER": "mqtts://me@b", "BROKER_PASSWORD_FILE": str(password), "CA_FILE": str(pem),
+        "LABEL": "x=1,y=2", "FACT": "z=3", "COMMANDS": "all", "OUTPUT_LIMIT": "64k",
+        "CONTROLLER": "c:99", "CONTROLLER_TIMEOUT": "5", "TELEMETRY": "0",
         "FOLDER": str(tmp_path), "TOPIC": "/{destination}/in", "KILL_ON_STOP": "yes", "LOG": "DEBUG",
     }  # fmt: skip
     assert {option.env for option in options()} == {f"PUPPETMASTER_AGENT_{name}" for name in environ}
     settings = read_options([], {f"PUPPETMASTER_AGENT_{name}": value for name, value in environ.items()})
     assert settings.broker.tls and settings.broker.ca_file == pem
+    assert (settings.broker.username, settings.broker.password) == ("me", "hunter2")
     assert (settings.labels, settings.facts) == ({"x": "1", "y": "2"}, {"z": "3"})
     assert (settings.output_limit, settings.telemetry, settings.kill_on_stop) == (65536, 0.0, True)
     assert settings.controller is not None and settings.controller.port == 99

@@ -186,6 +186,17 @@ def test_settings_are_shown_with_their_sources_and_without_the_password(tmp_path
     assert "hunter2" not in result.output
 
 
+def test_a_password_on_the_command_line_is_warned_of(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("hunter2\n")
+    shown = invoke("settings", "--broker", "mqtt://me:hunter2@example")
+    assert "everybody on this machine can read a password on the command line" in shown.stderr
+    assert "hunter2" not in shown.output + shown.stderr
+    told = invoke("settings", "--broker", "mqtt://me@example", "--broker-password-file", str(file))
+    assert (told.exit_code, told.stderr) == (0, "")
+    assert "mqtt://me:***@example:1883" in told.stdout and "hunter2" not in told.stdout
+
+
 def test_settings_as_json_are_one_document():
     result = invoke("settings", "--json", "--window", "7")
     document = json.loads(result.stdout)
