@@ -47,7 +47,7 @@ _POISON = re.compile(f"[{UNPUBLISHABLE}]")
 
 EPILOG = """\
 Each flag has a variable, PUPPETMASTER_AGENT_ID for --id and so on; lists have commas in
-it. The broker may stand in PUPPETMASTER_BROKER too. A password belongs into a file
+it. The broker may stand in PUPPETMASTER_BROKER too, the log in PUPPETMASTER_LOG. A password belongs into a file
 (--broker-password-file), for everybody can read the command lines of this machine.
 """
 
@@ -278,6 +278,7 @@ _OPTIONS = (
     Option(
         name="log",
         metavar="WHAT",
+        other_env="PUPPETMASTER_LOG",
         parse=checked_log,
         default="info",
         help="What is logged: debug, info, warning, error or critical; json for lines of JSON; json:debug is both. "
