@@ -14,9 +14,13 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
 from puppetmaster.settings import options
 from puppetmaster.version import __version__
+
+app = make_app()
+
+ROOT = typer.main.get_command(app)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -100,7 +104,7 @@ def words_of(command: str) -> list[str]:
 
 
 def command_at(words: Iterable[str]) -> Any:
-    command = typer.main.get_command(app)
+    command: Any = ROOT
     for word in words:
         assert hasattr(command, "commands"), f"{command.name} has no command {word}"
         command = command.commands[word]
@@ -109,7 +113,7 @@ def command_at(words: Iterable[str]) -> Any:
 
 def existing_command(words: tuple[str, ...]) -> tuple[str, ...]:
     """The part of the words that names a command; the rest are arguments."""
-    command = typer.main.get_command(app)
+    command: Any = ROOT
     path: list[str] = []
     for word in words:
         if not hasattr(command, "commands"):
@@ -130,7 +134,7 @@ def test_the_commands_that_are_named_exist():
 
 
 def test_every_command_has_a_line_in_the_readme():
-    root = typer.main.get_command(app)
+    root: Any = ROOT
     assert hasattr(root, "commands")
     assert [name for name in root.commands if f"| `puppetmaster {name}` |" not in text_of(README)] == []
 

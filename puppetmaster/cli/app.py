@@ -5,27 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from puppetmaster.cli import (
-    accounts,
-    acl,
-    agent,
-    demo,
-    devices,
-    dutserver,
-    exec,
-    jobrunner,
-    jobs,
-    parts,
-    requests,
-    run,
-    serve,
-    show_settings,
-    worker,
-)
 from puppetmaster.cli.outcome import FAILED, say
 from puppetmaster.cli.processes import end_with_parent
 from puppetmaster.cli.wording import PlainGroup
@@ -34,35 +18,56 @@ from puppetmaster.version import __version__
 
 logger = logging.getLogger(__name__)
 
-app = typer.Typer(
-    name="puppetmaster",
-    cls=PlainGroup,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run one command on thousands of devices over MQTT, and know at every moment how far it is.",
-    epilog="First steps: puppetmaster demo",
-)
+_MODULE = "puppetmaster.cli."
 
-app.command("run")(run.run)
-# What stands behind the first word of the command line is the device's.
-app.command("exec", context_settings={"allow_interspersed_args": False})(exec.execute)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(requests.app, name="requests")
-app.add_typer(devices.app, name="devices")
-app.add_typer(accounts.app, name="accounts")
-app.add_typer(acl.app, name="acl")
-app.command("serve")(serve.serve)
-app.command("agent")(agent.agent)
-app.command("jobrunner")(jobrunner.jobrunner)
-app.add_typer(dutserver.app, name="dutserver")
-app.command("worker")(worker.worker)
-app.command("controller")(parts.controller)
-app.command("broker")(parts.broker)
-app.command("simulate")(parts.simulate)
-app.command("demo")(demo.demo)
-app.command("settings")(show_settings.show_settings)
+COMMANDS = {
+    "run": "run.run",
+    "exec": "exec.execute",
+    "jobs": "jobs.app",
+    "requests": "requests.app",
+    "devices": "devices.app",
+    "accounts": "accounts.app",
+    "acl": "acl.app",
+    "serve": "serve.serve",
+    "agent": "agent.agent",
+    "jobrunner": "jobrunner.jobrunner",
+    "dutserver": "dutserver.app",
+    "worker": "worker.worker",
+    "controller": "parts.controller",
+    "broker": "parts.broker",
+    "simulate": "parts.simulate",
+    "demo": "demo.demo",
+    "settings": "show_settings.show_settings",
+}
+"""Each command or group of commands, in the order of the help, and where it is."""
+
+SETTINGS = {
+    # What stands behind the first word of the command line is the device's.
+    "exec": {"allow_interspersed_args": False},
+}
+
+
+def make_app(only: str | None = None) -> typer.Typer:
+    """The commands; with the name of one of them that one alone, for the others take their time to load."""
+    app = typer.Typer(
+        name="puppetmaster",
+        cls=PlainGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Run one command on thousands of devices over MQTT, and know at every moment how far it is.",
+        epilog="First steps: puppetmaster demo",
+    )
+    app.callback()(_root)
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        found = getattr(import_module(_MODULE + module), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name, context_settings=SETTINGS.get(name))(found)
+    return app
 
 
 def _print_version(asked: bool) -> None:
@@ -71,7 +76,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -84,7 +88,7 @@ def main() -> None:
     """Run the command line; the process ends with its exit status."""
     end_with_parent()
     try:
-        app(prog_name="puppetmaster")
+        make_app(sys.argv[1] if sys.argv[1:] else None)(prog_name="puppetmaster")
     except Exception as error:
         if is_json():
             logger.critical("nobody caught an error: %s", type(error).__name__, exc_info=True,

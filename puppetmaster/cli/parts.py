@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from puppetmaster.cli import render
 from puppetmaster.cli.destinations import expand
 from puppetmaster.cli.options import BROKER, Json, with_settings
 from puppetmaster.cli.outcome import BadUsage, say
@@ -187,6 +186,8 @@ async def _serve(part: _Part, ready: str = "") -> None:
 def _print_counts(fleet: Fleet, json: bool) -> None:
     counts = fleet.counts()
     if json:
+        from puppetmaster.cli import render
+
         render.print_json(counts)
     else:
         typer.echo(", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing happened")

@@ -11,10 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from puppetmaster.cli import render, watching
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
 from puppetmaster.client import bus as bus_client
 from puppetmaster.times import from_text, to_text
 from tests.cli.conftest import make_job
+
+app = make_app()
 
 REQUEST = {
     "id": 1_000_001,

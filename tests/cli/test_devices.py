@@ -5,7 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
+
+app = make_app()
 
 DEVICE = {
     "id": "device-0001",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from puppetmaster.chunks import Chunk, Stream
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
 from puppetmaster.cli.destinations import expand
 from puppetmaster.cli.exec import Shown, _Execution, _is_fine_without, _order, _where
 from puppetmaster.cli.folding import fold
@@ -25,6 +25,8 @@ from puppetmaster.client.documents import DocumentClient, Told
 from puppetmaster.client.output import Output, Piece
 from puppetmaster.errors import PuppetmasterError
 from tests.cli.conftest import make_job
+
+app = make_app()
 
 TIME = "2026-01-31T12:00:00.000Z"
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from puppetmaster.accounts.registry import Accounts
 from puppetmaster.accounts.roles import Role
 from puppetmaster.address import BrokerAddress
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
 from puppetmaster.client import AsyncClient, BusClient, Client, LoginNeeded, NoAnswer, NotAllowed
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.errors import BusError, Conflict, InvalidDocument, JobNotFound, Unauthorized
@@ -26,6 +26,8 @@ from puppetmaster.schemas import Job
 from tests.cli.scripted import CUT, Answer, Asked, Scripted, reply
 from tests.system.stand import PATIENCE, Stand
 from tests.system.test_channels import certificates
+
+app = make_app()
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 

@@ -9,9 +9,11 @@ import tomllib
 import typer.main
 from typer.testing import CliRunner
 
-from puppetmaster.cli.app import app
+from puppetmaster.cli.app import make_app
 from puppetmaster.settings import options
 from puppetmaster.version import __version__
+
+app = make_app()
 
 COMMANDS = [
     "run",
@@ -73,7 +75,7 @@ def test_the_version_is_printed():
 def test_the_help_does_not_load_the_parts():
     script = (
         "import sys\n"
-        "from puppetmaster.cli.app import app\n"
+        "from puppetmaster.cli.app import make_app; make_app()\n"
         "heavy = {'gmqtt', 'paho', 'sanji', 'amqtt', 'tinydb', 'pydantic', 'uvloop'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
     )
