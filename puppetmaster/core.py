@@ -20,8 +20,10 @@ from puppetmaster.chunks import Chunk
 from puppetmaster.devices import Devices
 from puppetmaster.engine import Engine
 from puppetmaster.job_document import JobReader
+from puppetmaster.memory_guard import MemoryGuard
 from puppetmaster.outputs import Outputs
 from puppetmaster.policies import LOCALHOST, Connection, Retention
+from puppetmaster.process_memory import default_limit, resident_bytes, trim
 from puppetmaster.service import Outlet, Service
 from puppetmaster.settings import Settings
 from puppetmaster.store import Store
@@ -77,6 +79,8 @@ class Core:
             max_requests=settings.max_requests,
             max_destination_bytes=max_destination_bytes,
         )
+        limit = default_limit() if settings.max_memory is None else settings.max_memory * MIB
+        memory = MemoryGuard(limit, resident_bytes, trim) if limit else None
         self.service = Service(
             store=store,
             engine=self.engine,
@@ -84,6 +88,7 @@ class Core:
             outlet=self.router,
             now=self.clock.now,
             devices=self.devices,
+            memory=memory,
         )
         self.outputs = Outputs(
             settings.data / OUTPUT_FOLDER,
@@ -109,6 +114,11 @@ class Core:
         self.devices.on_removed.append(self.service.present)
         self.service.listen(self.outputs.tell)
         self.service.on_removed.append(self.outputs.remove)
+
+    @property
+    def registry_fault(self) -> str:
+        """Why the registry can't be written; empty while it can."""
+        return self.devices.unavailable or self.registry.unavailable
 
     def load(self) -> None:
         """Take over what the stores hold."""

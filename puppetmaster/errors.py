@@ -20,6 +20,7 @@
     ├── TooLarge                         413  the body, or what the answer would be
     ├── TooManyAttempts                  429  logins failed too often: later
     ├── StoreUnavailable (OSError)       503  the store can't write now
+    ├── MemoryShort (MemoryError)        503  a job would take more memory than there may be
     ├── FileUnavailable (OSError)        503  a file beside the store can't be read or written now
     ├── StoreCorrupt                     500  the files on disk are damaged: nothing was changed
     ├── StoreLocked                      500  another process has these files open
@@ -188,6 +189,14 @@ class StoreUnavailable(PuppetmasterError, OSError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the store can't write: {reason}")
+
+
+class MemoryShort(PuppetmasterError, MemoryError):
+    """Raised when a job would take more memory than this process may have; nothing was created."""
+
+    code = 503
+    retry_after = 30.0
+    """Seconds: jobs take that long to end."""
 
 
 class FileUnavailable(PuppetmasterError, OSError):

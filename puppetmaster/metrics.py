@@ -53,6 +53,13 @@ class Sources:
     broker_connected: Callable[[], bool]
     controller_registered: Callable[[], bool]
     store_writable: Callable[[], bool]
+    registry_writable: Callable[[], bool] = lambda: True
+    memory_used: Callable[[], int] = int
+    """Bytes."""
+    memory_limit: Callable[[], int] = int
+    """Bytes; 0 when there is none."""
+    memory_refused: Callable[[], int] = int
+    """Jobs since the start."""
     watchers: Callable[[], int]
     """WebSockets and event streams."""
     devices: Callable[[], Mapping[Connection, int]] = dict
@@ -122,6 +129,10 @@ class _Figures(Collector):
         yield _counter("journal_commits", "Commits that were written and synced.", ask.commits())
         yield _counter("journal_written_bytes", "Bytes written to journal and snapshots.", ask.bytes_written())
         yield _gauge("store_writable", "Whether the store can write.", ask.store_writable())
+        yield _gauge("registry_writable", "Whether the registry of devices can be written.", ask.registry_writable())
+        yield _gauge("memory_bytes", "Memory that the process has.", ask.memory_used())
+        yield _gauge("memory_limit_bytes", "Memory above which new jobs are refused; 0: none.", ask.memory_limit())
+        yield _counter("jobs_refused_memory", "Jobs that were refused for want of memory.", ask.memory_refused())
 
     def _surroundings(self) -> Iterator[Metric]:
         ask = self._sources

@@ -427,13 +427,17 @@ class Health(_Answer):
     live: Literal[True]
     """It answers."""
     ready: bool
-    """Whether it can do its work: the three parts that follow are as they should be."""
+    """Whether it can do its work: the five parts that follow are as they should be."""
     broker: Literal["connected", "disconnected"]
     """The connection to the MQTT broker that leads to the devices."""
     controller: Literal["registered", "unregistered"]
     """Whether the Sanji controller knows it."""
     store: str
-    """"ok", or why it can't write."""
+    """"ok", or why it can't write: no new job is taken then, and nothing is sent."""
+    registry: str = "ok"
+    """"ok", or why the registry of devices can't be written."""
+    memory: str = "ok"
+    """"ok", or how much is in use when new jobs are refused for want of it."""
     version: str
     """Its version."""
     instance: str

@@ -36,6 +36,7 @@ from puppetmaster.effects import Change, Verdict
 from puppetmaster.engine import Engine
 from puppetmaster.errors import Conflict, IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
 from puppetmaster.job_document import JobReader, Rerun
+from puppetmaster.memory_guard import MemoryGuard
 from puppetmaster.models import Job, JobSpec, Request
 from puppetmaster.paging import gather
 from puppetmaster.states import REQUEST_FINAL, RequestStatus
@@ -105,6 +106,7 @@ class Service:
     """The bundle's one way to everything: callers ask it, devices answer it.
 
     :param now: the time, in seconds since 1970, never going backwards.
+    :param memory: refuses jobs that would take too much; none takes all.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Service:
         outlet: Outlet,
         now: Callable[[], float],
         devices: Devices | None = None,
+        memory: MemoryGuard | None = None,
     ) -> None:
         self.devices = Devices(store, now) if devices is None else devices
         """The registry of devices; unless one is given it has no store of its own."""
@@ -123,6 +126,8 @@ class Service:
         """Answers that changed nothing, by the reason."""
         self.unavailable = ""
         """Why the store can't write; empty while it can."""
+        self.memory = memory
+        """What refuses jobs that would take too much memory, if anything does."""
         self.on_removed: list[Callable[[range], None]] = []
         """Called with the ids of the requests of a job that is removed, when that is on disk. They must not raise."""
         self._store = store
@@ -303,6 +308,7 @@ class Service:
         :raises TooLarge: when it has too many requests.
         :raises KeyConflict: when its key belongs to a job with another body.
         :raises StoreUnavailable: when it could not be saved; it was not made then.
+        :raises MemoryShort: when it would take too much memory.
         """
         return await self._make(self._reader.job(document))
 
@@ -449,6 +455,7 @@ class Service:
         if self._engine.job_of_key(spec.key, spec.fingerprint) is None:
             spec = self._engine.resolve(spec, self._now())
             self._check_size(spec)
+            self._check_memory(spec)
         job, created = self._engine.submit(spec, self._now())
         await self._saved()
         if not created and job.id not in self._engine.jobs:
@@ -464,6 +471,15 @@ class Service:
         ids_bytes = spec.total * (len(str(self._engine.next_id + spec.total)) + 1)
         if ids_bytes + len(encode([spec.name, spec.labels])) > MAX_BUS_BYTES - ANSWER_MARGIN:
             raise TooLarge(f"the ids of its {spec.total} requests would not fit one answer on the bus; split the job")
+
+    def _check_memory(self, spec: JobSpec) -> None:
+        if self.memory is not None:
+            messages = sum(len(encode(message.data)) for message in spec.messages)
+            self.memory.admit(spec.total, messages, **self._amounts())
+
+    def _amounts(self) -> dict[str, int]:
+        """What takes memory, for the guard: the requests of jobs that run, and of all."""
+        return {"live": len(self._engine.requests), "kept": self._store.count(REQUESTS)}
 
     async def _again(self, job: Job, rerun: Rerun) -> JobSpec:
         """The requests of a job that are to be run again, as a job of their own."""
@@ -629,6 +645,8 @@ class Service:
         now = self._now()
         if now >= self._next_retire:
             self._next_retire = now + RETIRE_INTERVAL
+            if self.memory is not None:
+                self.memory.look(**self._amounts())
             for job in self._engine.retire(now):
                 logger.info("job %d is removed: it ended long ago, or too many did since", job.id,
                             extra={"event": "job_expired", "job": job.id})

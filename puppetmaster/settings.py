@@ -70,6 +70,16 @@ def _integer(lowest: int, highest: int) -> Parser:
     return parse
 
 
+_mebibytes = _integer(1, 16_777_216)
+
+
+def _memory(value: object) -> object:
+    if value is None or value == 0:
+        return value
+    text = value.strip().lower() if isinstance(value, str) else value
+    return 0 if text in ("off", "0") else _mebibytes(text)
+
+
 def _number(highest: float) -> Parser:
     def parse(value: object) -> float:
         number = _float(value)
@@ -460,6 +470,16 @@ class Settings:
             env="PUPPETMASTER_KEEP_OUTPUT",
             flag="--keep-output",
             help="How many MiB of the output of commands are kept.",
+            metavar="MIB",
+        ),
+    )
+    max_memory: int | None = field(
+        default=None,
+        metadata=_about(
+            _memory,
+            env="PUPPETMASTER_MAX_MEMORY",
+            flag="--max-memory",
+            help="MiB of memory above which new jobs are refused, or off; none means 80 % of what there is.",
             metavar="MIB",
         ),
     )

@@ -17,7 +17,7 @@ from puppetmaster.edges.http.status import Parts
 from puppetmaster.edges.sanji import Puppetmaster
 from puppetmaster.feeds import Feeds
 from puppetmaster.metrics import Metrics, Sources
-from puppetmaster.service import Service
+from puppetmaster.process_memory import resident_bytes
 from puppetmaster.settings import Settings
 from puppetmaster.store import TinyStore
 from puppetmaster.systems import Systems
@@ -60,7 +60,7 @@ def make_server(settings: Settings, address: ListenAddress, listening: socket, m
         feeds=made.feeds,
         outputs=core.outputs,
         metrics=metrics,
-        parts=_parts(made.instance, core.service, made.tunnels, made.sanji),
+        parts=_parts(made.instance, core, made.tunnels, made.sanji),
         accounts=made.accounts,
         audit=made.audit,
         listen=address,
@@ -79,19 +79,22 @@ def make_server(settings: Settings, address: ListenAddress, listening: socket, m
     )
 
 
-def _parts(instance: str, service: Service, tunnels: Tunnels, sanji: Puppetmaster) -> Parts:
+def _parts(instance: str, core: Core, tunnels: Tunnels, sanji: Puppetmaster) -> Parts:
+    service, memory = core.service, core.service.memory
     return Parts(
         instance=instance,
         broker=lambda: tunnels.connected,
         controller=lambda: sanji.registered,
         store=lambda: service.unavailable,
+        registry=lambda: core.registry_fault,
+        memory=lambda: memory.shortage if memory is not None else "",
     )
 
 
 def _sources(
     core: Core, store: TinyStore, tunnels: Tunnels, sanji: Puppetmaster, feeds: Feeds
 ) -> Sources:
-    engine, service = core.engine, core.service
+    engine, service, memory = core.engine, core.service, core.service.memory
     return Sources(
         jobs=engine.jobs.values,
         requests_ended=lambda: engine.ended_counts,
@@ -106,6 +109,10 @@ def _sources(
         broker_connected=lambda: tunnels.connected,
         controller_registered=lambda: sanji.registered,
         store_writable=lambda: not service.unavailable,
+        registry_writable=lambda: not core.registry_fault,
+        memory_used=resident_bytes,
+        memory_limit=lambda: memory.limit if memory is not None else 0,
+        memory_refused=lambda: memory.refused if memory is not None else 0,
         watchers=lambda: feeds.count,
         devices=core.devices.counts,
     )

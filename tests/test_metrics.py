@@ -45,6 +45,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "broker_connected": bool,
     "controller_registered": bool,
     "store_writable": bool,
+    "registry_writable": bool,
     "watchers": int,
 }
 """A bundle in which nothing has happened."""
@@ -100,6 +101,10 @@ def test_every_figure_is_there_before_anything_has_happened() -> None:
         "puppetmaster_journal_commit_seconds_sum",
         "puppetmaster_journal_commit_seconds_created",
         "puppetmaster_store_writable",
+        "puppetmaster_registry_writable",
+        "puppetmaster_memory_bytes",
+        "puppetmaster_memory_limit_bytes",
+        "puppetmaster_jobs_refused_memory_total",
         "puppetmaster_broker_connected",
         "puppetmaster_broker_reconnects_total",
         "puppetmaster_controller_registered",

@@ -188,6 +188,7 @@ def test_the_file_may_set_everything(tmp_path):
         login_hours = 2
         commands = "uptime, systemctl restart *"
         keep_output = 10
+        max_memory = 500
         worker_patience = 5
         url = "https://fleet.example:8443/"
         token = "pm_secret"
@@ -418,6 +419,7 @@ BAD = {
     "keep_jobs": [0, -1, 1.5, "all"],
     "keep_requests": [0, -1, 1.5],
     "max_requests": [0, -1, 10**9],
+    "max_memory": [-1, 1.5, "50%", "", 10**9, True, []],
     "http": ["", "8080", "localhost", "host:99999", "http://host:1", "a b:1", "[::1]", "host:1/x", 5],
     "http_cert": ["/no/such/file", "/", "", 5],
     "http_key": ["/no/such/file", "/", "", 5],
@@ -428,6 +430,11 @@ BAD = {
     "url": ["", "localhost:8080", "ftp://host", "http://", "http://user:hunter2@host", "http://host/?a=b", 5],
     "token": ["", "a\nb", "ä", 5],
 }
+
+
+@pytest.mark.parametrize(("value", "found"), [("off", 0), ("0", 0), (0, 0), (" OFF ", 0), ("512", 512), (None, None)])
+def test_the_limit_of_the_memory_may_be_off(value, found):
+    assert Settings.load({"max_memory": value}, {}).max_memory == found
 
 
 def test_bad_values_are_known_for_every_setting():

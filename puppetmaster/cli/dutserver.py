@@ -33,7 +33,8 @@ GOOD_PASSWORD = 8
 EVERYWHERE = "0.0.0.0"
 
 SETTINGS = (
-    "request_timeout", "keep_days", "keep_jobs", "keep_requests", "http_cert", "http_key", "trusted_proxies", "log",
+    "request_timeout", "keep_days", "keep_jobs", "keep_requests", "max_memory", "http_cert", "http_key",
+    "trusted_proxies", "log",
 )  # fmt: skip
 
 Database = Annotated[

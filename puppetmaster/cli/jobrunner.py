@@ -30,7 +30,7 @@ DEFAULT_DATA = Path("data/jobrunner")
 
 SETTINGS = (
     "data", "commands", "insecure", "http_cert", "http_key", "trusted_proxies", "keep_output", "keep_days", "keep_jobs",
-    "log",
+    "max_memory", "log",
 )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class Throttled(AnswerError, TooManyAttempts):
 
 
 class OutOfService(AnswerError, StoreUnavailable):
-    """Raised when the store can't write now (503): nothing was created."""
+    """Raised when the store can't write now, or memory is short (503): nothing was created."""
 
 
 class NoAnswer(PuppetmasterError, ConnectionError):

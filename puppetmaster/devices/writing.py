@@ -122,7 +122,8 @@ class Writer:
                 if loop.time() >= next_seen:
                     next_seen = loop.time() + SEEN_INTERVAL
                     await self._gather_seen()
-                if self._waiting or self.unavailable:
+                # Also for others who share the store: they do not try again by themselves.
+                if self._waiting or self.unavailable or self._store.unavailable:
                     await self.flush()
             except Exception:
                 logger.exception("devices could not be written", extra={"event": "devices_not_written"})

@@ -42,7 +42,7 @@ _ERRORS: dict[int, str] = {
     409: "The state of what it is about forbids it.",
     413: "The body, or what the answer would be, is too large.",
     429: "Too many failed logins; `Retry-After` says in how many seconds to try again.",
-    503: "The store can't write now; `Retry-After` says in how many seconds to try again.",
+    503: "The store can't write now, or memory is short; `Retry-After` says in how many seconds to try again.",
 }
 
 _GATE = (401, 403)

@@ -55,7 +55,7 @@ def error_headers(error: PuppetmasterError | None) -> dict[str, str]:
     if error is None:
         return {}
     if error.code == UNAVAILABLE:
-        return {"Retry-After": str(math.ceil(STORE_RETRY))}
+        return {"Retry-After": str(math.ceil(getattr(error, "retry_after", STORE_RETRY)))}
     if error.code == UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     # The rest of such a body may not have been read, so nothing can follow it on this connection.

@@ -29,20 +29,27 @@ class Parts:
     """Whether the controller knows us."""
     store: Callable[[], str]
     """Why the store can't write; empty while it can."""
+    registry: Callable[[], str] = str
+    """The same for the registry of devices."""
+    memory: Callable[[], str] = str
+    """Why no job is taken for want of memory; empty while there is enough."""
 
 
 def add_status(app: FastAPI, parts: Parts, metrics: Metrics) -> None:
     """Serve both."""
 
     async def health(request: Request) -> Response:
-        broker, controller, fault = parts.broker(), parts.controller(), parts.store()
-        ready = broker and controller and not fault
+        broker, controller = parts.broker(), parts.controller()
+        store, registry, memory = parts.store(), parts.registry(), parts.memory()
+        ready = broker and controller and not (store or registry or memory)
         document = {
             "live": True,
             "ready": ready,
             "broker": "connected" if broker else "disconnected",
             "controller": "registered" if controller else "unregistered",
-            "store": fault or "ok",
+            "store": store or "ok",
+            "registry": registry or "ok",
+            "memory": memory or "ok",
             "version": __version__,
             "instance": parts.instance,
         }

@@ -12,6 +12,8 @@ const PATIENCE = 8_000;
  * @property {string} broker
  * @property {string} controller
  * @property {string} store
+ * @property {string} [registry]
+ * @property {string} [memory]
  * @property {string} [version]
  * @property {string} [instance]
  */
@@ -57,6 +59,10 @@ export function troubles(health) {
   if (health.broker !== 'connected')
     found.push('The broker is not connected: nothing is sent and no answer comes until it is back.');
   if (health.store !== 'ok') found.push(`The store can’t write (${health.store}): no new job is taken.`);
+  if ((health.registry ?? 'ok') !== 'ok')
+    found.push(`What is known of devices can’t be saved (${health.registry}): changes to them are refused.`);
+  if ((health.memory ?? 'ok') !== 'ok')
+    found.push(`Memory is short (${health.memory}): no new job is taken until some have ended or are removed.`);
   if (health.controller !== 'registered')
     found.push('The controller does not know puppetmaster: calls over the bus get no answer. Jobs go on.');
   return found;
