@@ -24,7 +24,7 @@ from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.errors import BusError, Conflict, InvalidDocument, JobNotFound, Unauthorized
 from puppetmaster.schemas import Job
 from tests.cli.scripted import CUT, Answer, Asked, Scripted, reply
-from tests.system.stand import PATIENCE, Stand
+from tests.system.stand import PATIENCE, TRUST, Stand
 from tests.system.test_channels import certificates
 
 app = make_app()
@@ -127,7 +127,8 @@ def test_a_job_is_made_once_when_its_answer_is_lost(stand):
     lost: list[Asked] = []
 
     def pass_on(asked: Asked) -> Answer:
-        answer = httpx.request(asked.method, stand.site + asked.resource, content=asked.body, trust_env=False)
+        url, body = stand.site + asked.resource, asked.body
+        answer = httpx.request(asked.method, url, content=body, trust_env=False, verify=TRUST)
         if not lost:
             lost.append(asked)
             return [CUT]

@@ -22,6 +22,7 @@ import httpx
 from puppetmaster.cli.processes import PARENT_ENV
 from puppetmaster.dut.accounts import DutAccounts
 from puppetmaster.dut.book import Kind
+from tests.system.stand import TRUST
 
 PATIENCE = 60.0
 
@@ -112,7 +113,8 @@ class DutProcess:
             content = json.dumps(body).encode()
         headers = {} if auth is None else {"Authorization": auth}
         return httpx.request(
-            method, self.url + path, params=query, content=content, headers=headers, timeout=timeout, trust_env=False
+            method, self.url + path, params=query, content=content, headers=headers, timeout=timeout, trust_env=False,
+            verify=TRUST,
         )
 
     def as_admin(self, method: str, path: str, body: Any = ..., **more: Any) -> httpx.Response:

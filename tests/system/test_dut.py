@@ -18,6 +18,7 @@ import pytest
 
 from puppetmaster.errors import InvalidDocument
 from tests.system.dut import ADMIN, SECRET, DutProcess, PollingAgent, add_account, command, password_of, wait_for
+from tests.system.stand import TRUST
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +112,10 @@ def test_a_long_poll_lasts_26_seconds_and_the_task_outlives_it(dut: DutProcess, 
     task = pool.submit(timed, "POST", "/tasks", {"n": 1}, auth=dut.token, target="sleeper")
     answer, seconds = poll.result()
     assert answer.json() == {"error": False, "events": {}}
-    assert 25.5 < seconds < 30
+    assert 25.5 < seconds < 40
     answer, seconds = task.result()
     is_error(answer, 504)
-    assert 25.5 < seconds < 30
+    assert 25.5 < seconds < 40
     (content,) = dut.as_agent("sleeper", "GET", "/tasks").json()["events"].values()
     assert content == {"n": 1}
 
@@ -230,7 +231,7 @@ def test_the_server_sees_what_the_command_line_changes(dut: DutProcess, pool: Th
 def test_events_are_kept_to_the_newest_512(dut: DutProcess) -> None:
     dut.add("chatty", password_of("chatty"))
     headers = {"Authorization": f"chatty:{password_of('chatty')}"}
-    with httpx.Client(base_url=dut.url, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=dut.url, headers=headers, trust_env=False, verify=TRUST) as client:
         for number in range(530):
             assert client.post("/events", json={"n": number}).status_code == 200
     events = dut.as_admin("GET", "/events", agent="chatty").json()["events"]
@@ -336,13 +337,17 @@ def test_names_of_all_kinds_are_kept_as_they_are(dut: DutProcess, pool: ThreadPo
         assert name in dut.as_admin("GET", "/agents").json()["agents"]
         waiting = pool.submit(dut.as_admin, "POST", "/tasks", name, target=name)
         connection = httpx.get(
-            f"{dut.url}/tasks", headers={"Authorization": f"{name}:p:a s'ß".encode()}, timeout=60, trust_env=False
+            f"{dut.url}/tasks",
+            headers={"Authorization": f"{name}:p:a s'ß".encode()},
+            timeout=60,
+            trust_env=False,
+            verify=TRUST,
         )
         ((ident, content),) = connection.json()["events"].items()
         assert content == name
         auth = f"{name}:p:a s'ß".encode()
         url = f"{dut.url}/tasks_result?id={ident}"
-        is_empty(httpx.post(url, headers={"Authorization": auth}, json=1, trust_env=False))
+        is_empty(httpx.post(url, headers={"Authorization": auth}, json=1, trust_env=False, verify=TRUST))
         assert waiting.result().json()["result"] == 1
     assert dut.as_admin("POST", "/agent_selfreg", enabled="0").status_code == 200
 

@@ -14,7 +14,7 @@ import pytest
 
 from puppetmaster.embedded.broker import find_mosquitto
 from tests.system.dut import ADMIN, COMMAND, SECRET, PollingAgent, add_account, password_of, wait_for
-from tests.system.stand import Stand
+from tests.system.stand import TRUST, Stand
 
 AGENTS = [f"poller-{number}" for number in range(10)]
 
@@ -44,6 +44,7 @@ def call(stand: Stand, method: str, path: str, body: Any = ..., auth: str = "", 
         headers={"Authorization": auth} if auth else {},
         timeout=60,
         trust_env=False,
+        verify=TRUST,
     )
 
 

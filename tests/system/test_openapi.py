@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from puppetmaster.embedded.broker import find_mosquitto
 from tests.system.logins import PASSWORD, accounts, bearer
-from tests.system.stand import FINAL, PATIENCE, Document, Stand
+from tests.system.stand import FINAL, PATIENCE, TRUST, Document, Stand
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -200,7 +200,8 @@ def calls(document: Document, name: str, path: str) -> Iterator[tuple[str, Any, 
 def stream(stand: Stand, method: str, url: str, body: Any, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """An answer that need not have an end."""
     address = stand.site + url
-    with httpx.stream(method, address, json=body, headers=headers, timeout=PATIENCE, trust_env=False) as answer:
+    options: Any = {"timeout": PATIENCE, "trust_env": False, "verify": TRUST}
+    with httpx.stream(method, address, json=body, headers=headers, **options) as answer:
         yield answer
 
 
@@ -211,7 +212,7 @@ def media_types(operation: Document, answer: httpx.Response) -> list[str]:
 def until_ended(stand: Stand, headers: dict[str, str]) -> None:
     """Wait for the end of the first job, which is that of the examples."""
     with httpx.stream(
-        "GET", f"{stand.site}/jobs/1000000/events", headers=headers, timeout=PATIENCE, trust_env=False
+        "GET", f"{stand.site}/jobs/1000000/events", headers=headers, timeout=PATIENCE, trust_env=False, verify=TRUST
     ) as events:
         assert events.status_code == 200
         assert "id: final" in list(events.iter_lines())
@@ -323,7 +324,7 @@ def schemathesis(stand: Stand, token: str, *options: str) -> None:
         assert found is not None, "it is among the requirements"
         program = Path(found)
     command = [str(program), "--config-file", str(config), "run", f"{stand.site}/openapi.json"]
-    command += ["--header", f"Authorization: Bearer {token}", "--seed", "1", "--max-examples", "20", "--no-color"]
+    command += ["--header", f"Authorization: Bearer {token}", "--seed", "1", "--max-examples", "10", "--no-color"]
     command += ["--generation-database", "none", "--request-timeout", "30", *options]
     hooks = Path(__file__).with_name("schemathesis_hooks.py")
     done = subprocess.run(

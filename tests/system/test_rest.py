@@ -35,7 +35,7 @@ from puppetmaster.edges.http.server import SPARE_FILES
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.operations import OPERATIONS
 from puppetmaster.paging import MAX_PAGE_BYTES
-from tests.system.stand import PATIENCE, Document, Stand, assert_adds_up
+from tests.system.stand import PATIENCE, TRUST, Document, Stand, assert_adds_up
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -66,7 +66,7 @@ class Site(Stand):
         super().__init__(folder, http=True, broker_extra=["set_tcp_nodelay true"], **settings)
         # The server closes a connection that was idle for 5 s.
         limits = httpx.Limits(keepalive_expiry=2.0)
-        self._client = httpx.Client(base_url=self.site, trust_env=False, limits=limits)
+        self._client = httpx.Client(base_url=self.site, trust_env=False, limits=limits, verify=TRUST)
 
     def http(
         self, method: str, path: str, *, json: Any = None, timeout: float = PATIENCE, **rest: Any

@@ -28,7 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.times import from_text
-from tests.system.stand import FINAL, PATIENCE, Document, Fleet, Heard, Listener, Stand, assert_adds_up
+from tests.system.stand import FINAL, PATIENCE, TRUST, Document, Fleet, Heard, Listener, Stand, assert_adds_up
 
 MESSAGE = {"method": "post", "resource": "/system/reboot"}
 
@@ -540,7 +540,8 @@ class EventStream:
 
 @contextlib.contextmanager
 def events(stand: Stand, path: str, **headers: str) -> Iterator[EventStream]:
-    with httpx.stream("GET", stand.site + path, headers=headers, timeout=PATIENCE, trust_env=False) as response:
+    options: Any = {"timeout": PATIENCE, "trust_env": False, "verify": TRUST}
+    with httpx.stream("GET", stand.site + path, headers=headers, **options) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].partition(";")[0] == "text/event-stream"
         assert response.headers["cache-control"] == "no-cache"
