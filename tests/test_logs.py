@@ -320,4 +320,4 @@ def test_the_page_has_all_fields_and_none_has_a_name_that_logging_or_the_line_ha
     taken = {*vars(record()), "message", "asctime", "taskName", "time", "level", "logger", "exception", "times"}
     assert names & taken == set()
     told = SECTION[SECTION.index("then what the event is about:") : SECTION.index("`exception` is the")]
-    assert set(re.findall(r"`([a-z]+)`", told)) == names
+    assert set(re.findall(r"`([a-z_]+)`", told)) == names
