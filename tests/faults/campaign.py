@@ -6,6 +6,7 @@ All of a run follows from the campaign's seed, its number and the names of the f
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -27,6 +28,9 @@ from tests.system.stand import PATIENCE
 
 RENEW = 150
 """Runs after which a site is stopped, looked at and made anew."""
+
+# What the store says of copies that are opened here is for nobody.
+logging.getLogger("puppetmaster").addHandler(logging.NullHandler())
 
 OVERDUE = 15.0
 """Seconds after which a fault begins although its moment has not come: another one may keep it from coming."""
@@ -84,7 +88,10 @@ def plan(seed: str, number: int, kinds: Sequence[str], names: Sequence[str]) -> 
     chosen = [FAULTS[kind]] if kind != MIXED else list(_mix(own))
     faults = [fault(chance(own, fault.name)) for fault in chosen]
     patient = any(fault.patient for fault in faults)
-    return Plan(number, own, faults, draw(chance(own, "traffic"), f"r{number}", list(names), patient=patient))
+    steps = draw(chance(own, "traffic"), f"r{number}", list(names), patient=patient)
+    for fault in faults:
+        fault.shape(steps)
+    return Plan(number, own, faults, steps)
 
 
 def _mix(seed: str) -> Iterator[type[Fault]]:
@@ -132,6 +139,7 @@ class Run:
         site.base = {"seed": self.plan.seed}
         for fault in self.plan.faults:
             site.base |= fault.control()
+            fault.label = self.plan.label
         site.steer()
         self.traffic.start()
         lifted = self._fault()
@@ -144,7 +152,9 @@ class Run:
         ids = {job["id"] for job in self.records.jobs}
         heard = [each for each in list(stand.job_changes.messages[told:]) if each.payload and not each.retained]
         self.records.told = [state for state in (each.data for each in heard) if state["id"] in ids]
-        self.records.log = stand.bundle.log()[logged:]
+        expected = [text for fault in self.plan.faults for text in fault.logs]
+        lines = stand.bundle.log()[logged:].splitlines()
+        self.records.log = "\n".join(line for line in lines if not any(text in line for text in expected))
         result.violations += self.traffic.violations
         result.violations += invariants.check(self.records)
         for fault in self.plan.faults:
@@ -210,7 +220,10 @@ class Run:
     def _see_parts(self) -> None:
         for name, part in self.site.parts.items():
             if not part.running:
-                self.result.violations.append(f"the {name} ended by itself")
+                violation = f"the {name} ended by itself: {part.log()[-300:]}"
+                if any(violation.startswith(f"the {name} ended") for violation in self.result.violations):
+                    raise NotRecovered(f"the {name} ended by itself again: {part.log()[-300:]}")
+                self.result.violations.append(violation)
                 self.site.start(part)
 
 

@@ -12,8 +12,11 @@ def accepted_jobs_exist_and_end(records: Records) -> Iterator[str]:
     """Every job whose POST was answered exists, and has ended, and so have all of its requests."""
     jobs = {job["id"]: job for job in records.jobs}
     for posted in records.posted:
-        for job_id in posted.ids - jobs.keys():
-            yield f"job {job_id} ({posted.name}) was accepted and does not exist"
+        for job_id in posted.ids:
+            if job_id not in jobs:
+                yield f"job {job_id} ({posted.name}) was accepted and does not exist"
+            elif jobs[job_id]["name"] != posted.name:
+                yield f"job {job_id} ({posted.name}) was accepted, and {jobs[job_id]['name']} has its id"
     for job in records.jobs:
         if job["status"] not in FINAL_JOB:
             yield f"job {job['id']} has not ended: it is {job['status']}"

@@ -6,12 +6,14 @@ would lose is held back in memory, so that ``kill -9`` of the process *is* the c
 
 Faults come from a :class:`Control` file, which is looked at on each call::
 
-    {"seed": 7, "cuts": true, "delay": 0.1, "faults": [
+    {"seed": 7, "keep": 0.4, "delay": 0.1, "faults": [
         {"id": "a", "call": "write", "error": "EIO", "after": false, "times": 1, "short": null}]}
 
-``error`` raises at that ``call`` (``write sync sync_folder open replace remove truncate``, or ``*``), before the call
-or ``after`` it was carried out; ``times`` is how often, none until it is taken out of the file; ``short`` makes writes
-take no more than so many bytes. ``delay`` is what a sync takes, in seconds; ``clock`` how far the wall clock is off.
+``keep`` is the share of unsynced doings that a cut leaves. ``error`` raises at that ``call`` (``write sync sync_folder
+open replace remove truncate``), before the call or ``after`` it was carried out; ``times`` is how often, none until it
+is taken out of the file; ``short`` makes writes take no more than so many bytes. ``die`` (a number) kills the process at
+that call of the next compaction of the jobs' store. ``delay`` is what a sync takes, in seconds; ``clock`` how far the
+wall clock is off.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -74,7 +77,9 @@ class PowerFiles(FileSystem):
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._chance = random.Random(control.read().get("seed", 0))
+        self._seed: object = None
+        self._chance = random.Random()
+        self._of_compaction = 0
         self._open: dict[int, _Open] = {}
         self._held_names: dict[Path, Path] = {}
         self._moves: list[tuple[Path, Path | None]] = []
@@ -114,7 +119,7 @@ class PowerFiles(FileSystem):
     # Faults
 
     def _faults(self, call: str) -> list[dict[str, Any]]:
-        return [fault for fault in self._control.read().get("faults", ()) if fault["call"] in (call, "*")]
+        return [fault for fault in self._control.read().get("faults", ()) if fault["call"] == call]
 
     def _call(self, call: str, carry_out: Callable[[], T]) -> T:
         after = None
@@ -128,18 +133,31 @@ class PowerFiles(FileSystem):
             if not fault.get("after"):
                 raise error
             after = error
+        self._die_in_compaction()
         result = carry_out()
         if after is not None:
             raise after
         return result
 
+    def _die_in_compaction(self) -> None:
+        if self._of_compaction:
+            self._of_compaction += 1
+            if self._of_compaction == self._control.read().get("die"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
     # What a cut leaves
 
     def _keeps(self) -> bool:
         """Whether the next doing is carried out at once; else it is held back until the sync."""
-        return not self._control.read().get("cuts", True) or self._chance.random() < 0.4
+        wanted = self._control.read()
+        if wanted.get("seed") != self._seed:
+            self._seed = wanted.get("seed")
+            self._chance.seed(self._seed)
+        return self._chance.random() < wanted.get("keep", 0.4)
 
     def _do_open(self, path: Path, flags: int) -> int:
+        if path.name == "puppetmaster.json.tmp":
+            self._of_compaction = 1
         if any(source == path for source, _ in self._moves):
             self._carry_out_moves()  # the name is used again, so it is free again
         real = self._held_names.get(path, path)

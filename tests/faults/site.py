@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from tinydb import TinyDB
 from puppetmaster.embedded.devices import read_log
 from puppetmaster.store import TinyStore
 from tests.faults.power import Control
+from tests.faults.proxy import Proxy
 from tests.faults.records import FINAL_JOB, Document, Records
 from tests.system.stand import PATIENCE, Fleet, Part, Stand
 
@@ -61,10 +63,15 @@ class Site:
             start=False,
             http=True,
             persistence=True,
-            broker_extra=["set_tcp_nodelay true"],
+            broker_extra=["set_tcp_nodelay true", "max_inflight_messages 1000", "max_queued_messages 1000000"],
             data=self.data,
-            **(settings or {}),
+            **{"window": 1000, **(settings or {})},
         )
+        self.proxy = Proxy(self.stand.port)
+        """Between the bundle, all its connections, and the broker."""
+        self.stand.bundle.env["PUPPETMASTER_BROKER"] = f"mqtt://127.0.0.1:{self.proxy.port}"
+        self.heard: deque[tuple[str, bytes]] = deque(maxlen=400)
+        """Answers of earlier runs, for liars: topic and payload."""
         self.control = Control(folder / "control.json")
         self.base: dict[str, Any] = {"seed": 0}
         """What the control file says all the time."""
@@ -85,6 +92,7 @@ class Site:
         self.stand.__enter__()
         try:
             self.stand.start_broker()
+            self.proxy.start()
             for name, count in DEVICES.items():
                 self._make_fleet(name, count)
             self.stand.controller.start(wait=False)
@@ -92,7 +100,7 @@ class Site:
             self.http = httpx.Client(base_url=self.stand.site, timeout=5.0, trust_env=False)
             for fleet in self.stand.fleets.values():
                 fleet.start()
-            self.wait(lambda: self.health().get("ready"), "the installation does not come up")
+            self.wait(self._is_up, "the installation does not come up")
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -104,6 +112,7 @@ class Site:
         for part in self.parts.values():
             self.thaw(part)
         self.stand.__exit__(None, None, None)
+        self.proxy.close()
         if self.small:
             subprocess.run(["umount", "-l", str(self.data)], capture_output=True)
 
@@ -113,6 +122,12 @@ class Site:
         fleet.command += [str(self.stand.folder / f"{name}.names"), str(fleet.work_path), LATENCY, ERRORS]
         self.names += fleet.names[:-1]
         self.probes.append(fleet.names[-1])
+
+    def _is_up(self) -> bool:
+        for part in self.parts.values():
+            if not part.running:
+                raise NotRecovered(f"the {part.name} did not start: {part.log()[-1000:]}")
+        return bool(self.health().get("ready"))
 
     @property
     def parts(self) -> dict[str, Any]:

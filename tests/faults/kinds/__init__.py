@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tests.faults.kinds import parts
+from tests.faults.kinds import disk, hostile, network, parts
 from tests.faults.kinds.base import Fault
 
-FAULTS: dict[str, type[Fault]] = {fault.name: fault for module in (parts,) for fault in module.FAULTS}
+FAULTS: dict[str, type[Fault]] = {
+    fault.name: fault for module in (parts, disk, network, hostile) for fault in module.FAULTS
+}
 
 MIXED = "mixed"
 """Stands for two or three faults at once."""

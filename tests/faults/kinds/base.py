@@ -7,6 +7,7 @@ docs/reliability.md), the ``part`` that it breaks (two faults of one part are ne
   which draws ``self.moment`` (when it begins) and ``self.hold`` (seconds until it is lifted).
 - ``begin(site)`` breaks something, ``end(site)`` lifts it. Both return soon, in the main thread, which alone may start
   parts. What they find wrong they add to ``self.violations``, as texts.
+- ``shape(steps)``, optional: changes the traffic that was drawn.
 - ``control()``, optional: what the bundle's control file (:mod:`tests.faults.power`) says during the run.
 - ``check(site, records)``, optional: more violations, after the run, beside the invariants.
 
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 
 from tests.faults.records import Records
 from tests.faults.site import Site
+from tests.faults.workload import Step
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Fault:
     part: ClassVar[str]
     patient: ClassVar[bool] = False
     through_controller: ClassVar[bool] = False
+    logs: ClassVar[tuple[str, ...]] = ()
+    """Parts of lines at critical, or of tracebacks, that the bundle logs as it should."""
     mixes: ClassVar[bool] = True
     """Whether it may happen beside others."""
     skipped: ClassVar[Callable[[Site], str]] = staticmethod(lambda site: "")
@@ -66,6 +70,8 @@ class Fault:
         self.moment = Moment.draw(chance)
         self.hold = round(chance.choice([0.0, chance.uniform(0, 1)]), 3)
         self.violations: list[str] = []
+        self.label = ""
+        """Of the run's jobs."""
 
     def begin(self, site: Site) -> None:
         """Break something."""
@@ -73,6 +79,9 @@ class Fault:
 
     def end(self, site: Site) -> None:
         """Lift it."""
+
+    def shape(self, steps: list[Step]) -> None:
+        """Change the run's traffic."""
 
     def control(self) -> dict[str, Any]:
         """What the control file says while the run lasts, beside what ``begin`` and ``end`` write."""

@@ -3,63 +3,201 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+import subprocess
+import sys
+import time
+from typing import Any, ClassVar
 
-from tests.faults.kinds.base import Fault
+from tests.faults.kinds.base import Fault, Moment
 from tests.faults.site import Site
+from tests.faults.workload import Step
+from tests.system.stand import PATIENCE, REPOSITORY
 
 
-class KillBundle(Fault):
+class Kill(Fault):
+    """A part is killed, is away for a while, and is started again."""
+
+    def victim(self, site: Site) -> Any:
+        return site.parts[self.part]
+
+    def begin(self, site: Site) -> None:
+        self.victim(site).kill()
+
+    def end(self, site: Site) -> None:
+        site.start(self.victim(site))
+
+
+class KillBundle(Kill):
     """Its disk loses what was not synced; often the disk is slow, so that the kill comes in the middle of a commit."""
 
     name = "kill_bundle"
-    promise = "A bundle that is killed, with the power of its disk, loses no job that it accepted and no answer."
+    promise = "A bundle that is killed, its disk with it, loses no job that it accepted and no answer that it took."
     part = "bundle"
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
-        self.delay = chance.choice([0.0, 0.02, 0.1])
+        if chance.random() < 0.5:  # what was answered must be there, however soon the kill comes
+            self.moment = Moment("answered", chance.randint(1, 2), 0.0)
+        self.delay = chance.choice([0.0, 0.02, 0.1, 0.1])
+        self.keep = chance.choice([0.0, 0.0, 0.4, 0.8])
         self.hold = round(chance.choice([0.0, chance.uniform(0, 0.5)]), 3)
 
     def control(self) -> dict[str, Any]:
-        return {"delay": self.delay}
-
-    def begin(self, site: Site) -> None:
-        site.stand.bundle.kill()
-
-    def end(self, site: Site) -> None:
-        site.start(site.stand.bundle)
+        return {"delay": self.delay, "keep": self.keep}
 
 
-class KillController(Fault):
+class KillDevices(Kill):
+    """A fleet forgets what it was at work on. What it has done it remembers, as agents do."""
+
+    name = "kill_devices"
+    promise = "Devices that are killed do nothing twice; what they had begun is asked for again after its timeout."
+    part = "devices"
+    patient = True
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.fleet = chance.choice(["near", "far"])
+
+    def victim(self, site: Site) -> Any:
+        return site.parts[self.fleet]
+
+
+class KillController(Kill):
     name = "kill_controller"
     promise = "A controller that is killed disturbs no job; the bundle registers again by itself."
     part = "controller"
     through_controller = True
 
-    def begin(self, site: Site) -> None:
-        site.stand.controller.kill()
+
+class ControllerInFlight(Kill):
+    """The POST goes over the bus, and its caller sends it again with its key when no answer comes."""
+
+    name = "controller_in_flight"
+    promise = "A POST under a key that is sent again because its controller was killed meanwhile makes one job."
+    part = "controller"
+    through_controller = True
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.moment = Moment("sent", 1, round(chance.uniform(0, 0.06), 4))
+        self.hold = 0.0
+        self.delay = chance.choice([0.0, 0.05])
+
+    def shape(self, steps: list[Step]) -> None:
+        steps.sort(key=lambda step: step.posted.is_bad)
+        for step in steps:
+            if not step.posted.is_bad:
+                step.edge, step.pause = "bus", 0.0
+                step.posted.document["key"] = f"key-{step.posted.name}"
+
+    def control(self) -> dict[str, Any]:
+        return {"delay": self.delay}
+
+
+class KillBroker(Kill):
+    name = "kill_broker"
+    promise = "A broker that is killed and forgets everything: what was out is sent again and answered, nothing twice."
+    part = "broker"
 
     def end(self, site: Site) -> None:
-        site.start(site.stand.controller)
+        site.forget_sessions()
+        super().end(site)
 
 
-class FreezeBundle(Fault):
-    """Longer than some of the deadlines."""
+class KillBrokerSaved(Kill):
+    """It comes back with the state that it saved some time before, as Mosquitto does every half hour."""
 
-    name = "freeze_bundle"
-    promise = "A bundle that is frozen for seconds (SIGSTOP) goes on where it was."
-    part = "bundle"
+    name = "kill_broker_saved"
+    promise = "A broker that is killed and comes back with an old state of our session: as above."
+    part = "broker"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.old = round(chance.uniform(0, 0.5), 3)
+
+    def begin(self, site: Site) -> None:
+        site.save_sessions()
+        time.sleep(self.old)
+        super().begin(site)
+
+
+class RestartBroker(Kill):
+    name = "restart_broker"
+    promise = "A broker that is stopped and started (TERM, persistence true) loses nothing."
+    part = "broker"
+
+    def begin(self, site: Site) -> None:
+        site.stand.broker.stop()
+
+
+class Freeze(Fault):
+    """SIGSTOP for seconds: longer than some of the deadlines."""
+
+    victim: ClassVar[str]
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
         self.hold = round(chance.uniform(0.2, 3), 3)
 
     def begin(self, site: Site) -> None:
-        site.freeze(site.stand.bundle)
+        site.freeze(site.parts[self.victim])
 
     def end(self, site: Site) -> None:
-        site.thaw(site.stand.bundle)
+        site.thaw(site.parts[self.victim])
 
 
-FAULTS: list[type[Fault]] = [KillBundle, KillController, FreezeBundle]
+class FreezeBundle(Freeze):
+    name = "freeze_bundle"
+    promise = "A bundle that is frozen for seconds (SIGSTOP) goes on where it was."
+    part = victim = "bundle"
+
+
+class FreezeBroker(Freeze):
+    name = "freeze_broker"
+    promise = "The same of a broker."
+    part = victim = "broker"
+
+
+class FreezeController(Freeze):
+    name = "freeze_controller"
+    promise = "The same of a controller."
+    part = victim = "controller"
+
+
+class FreezeDevices(Freeze):
+    name = "freeze_devices"
+    promise = "The same of devices."
+    part, victim = "devices", "near"
+
+
+class TwoBundles(Fault):
+    name = "two_bundles"
+    promise = "A second bundle on the same data folder refuses to start and names the first, which notices nothing."
+    part = "bundle"
+
+    def begin(self, site: Site) -> None:
+        first = site.stand.bundle.pid
+        env = {name: value for name, value in site.stand.bundle.env.items() if name != "PUPPETMASTER_HTTP"}
+        second = subprocess.run(
+            [sys.executable, str(REPOSITORY / "index.py")], env=env, capture_output=True, text=True, timeout=PATIENCE
+        )
+        if second.returncode != 1 or f"in use by process {first}" not in second.stderr:
+            self.violations.append(f"the second bundle ended with {second.returncode}: {second.stderr[-300:]}")
+        if site.stand.bundle.pid != first:
+            self.violations.append("the first bundle ended when a second one was started")
+
+
+FAULTS: list[type[Fault]] = [
+    KillBundle,
+    KillDevices,
+    KillController,
+    ControllerInFlight,
+    KillBroker,
+    KillBrokerSaved,
+    RestartBroker,
+    FreezeBundle,
+    FreezeBroker,
+    FreezeController,
+    FreezeDevices,
+    TwoBundles,
+]
