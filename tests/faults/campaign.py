@@ -129,6 +129,7 @@ class Run:
         except Exception as error:
             what = str(error) if isinstance(error, NotRecovered) else traceback.format_exc()
             self.result.violations.append(f"{type(error).__name__}: {what}")
+        self.result.moments = [str(fault) for fault in self.plan.faults]  # by now they know what they did
         self.result.seconds = round(time.monotonic() - begun, 3)
         return self.result
 

@@ -205,6 +205,7 @@ class Burst(Fault):
         self._spread: float = 0.0
 
     def begin(self, site: Site) -> None:
+        before = dropped(site)
         crowd = self.crowd = Crowd(site.stand.port, site.stand.instance, 10_000, self.chance)
         crowd.start()
         try:
@@ -213,6 +214,9 @@ class Burst(Fault):
             main = self._run(site, crowd.names[500:], {"requestTimeout": 600}, hold=1000)
             for job_id, wanted in ((late, "timeout"), (main, "resolved")):
                 self._look(site, job_id, wanted)
+            site.wait(
+                lambda: dropped(site) >= before + 9000, "those that were late and those that came again are missed"
+            )
         finally:
             crowd.stop()
 
@@ -326,6 +330,13 @@ class NoFiles(Fault):
         pid = site.stand.bundle.pid
         if pid is not None:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, self.limits)
+
+
+def dropped(site: Site) -> int:
+    """How many answers of known requests changed nothing, as the bundle told last."""
+    told = [heard.data for heard in list(site.stand.presence.messages) if heard.payload]
+    counts = told[-1].get("dropped", {}) if told else {}
+    return int(counts.get("duplicate", 0) + counts.get("late", 0))
 
 
 def tunnels(site: Site) -> list[str]:
