@@ -96,9 +96,9 @@ def test_one_key_that_stands_twice_among_very_many_is_found_in_no_time() -> None
     pairs = b",".join(b'"k%d":0' % number for number in range(16_000))
     payload = b'{"id":7,"method":"get","resource":"/jobs","data":{%s,"k0":1}}' % pairs
     assert len(payload) < MAX_BUS_BYTES
-    started = time.perf_counter()
+    started = time.process_time()
     refused(payload)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_a_message_that_is_too_large_is_refused_with_413_and_whom_to_answer() -> None:
@@ -151,10 +151,10 @@ def test_an_envelope_that_no_answer_could_carry_is_not_let_through_and_not_answe
 
 
 def test_a_text_that_never_ends_is_looked_at_in_no_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(NotAMessage):
         guard.check(b"[" * 101 + b'"' + b'\\"' * 12_000)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 characters = st.characters(codec=None)

@@ -257,9 +257,9 @@ def _depth(value: Any) -> int:
 def test_the_cost_of_a_look_grows_with_the_length_of_the_text_and_not_with_its_square(unit: bytes) -> None:
     def cost(count: int) -> float:
         payload = b"[" * 101 + b'"' + unit * count
-        started = time.perf_counter()
+        started = time.process_time()
         wire.depth_of(payload)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     # An answer may have 512 KB, and while one is looked at nothing else happens.
     assert min(cost(12_000) for _ in range(2)) < 0.5

@@ -188,9 +188,9 @@ def test_a_list_allows_nothing_beside_the_line(fields: dict[str, Any]) -> None:
 
 
 def test_a_line_made_to_keep_the_comparison_busy_does_not() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert not allows("a*a*a*a*a*a*a*a*b **a**a**a**x", "a" * 4096)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_patterns_in_a_file(tmp_path: Path) -> None:

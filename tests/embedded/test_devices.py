@@ -613,14 +613,14 @@ def test_work_in_progress_is_dropped_at_a_stop(broker: Broker, tmp_path: Path) -
     async def scenario() -> None:
         faults: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
-        behaviour = Behaviour(latency=Latency.constant(0.06), progress=1, reports=1)
+        behaviour = Behaviour(latency=Latency.constant(1.0), progress=1, reports=1)
         name, fleet = one(broker, behaviour, log_path=tmp_path / "work.log")
         async with asking(broker) as asker:
             async with running(fleet):
                 asker.ask(name, 1)
                 assert (await asker.answer())["code"] == 102
             await fleet.close()
-            await asyncio.sleep(0.05)  # past the moment at which the work would have been done
+            await asyncio.sleep(1.0)  # past the moment at which the work would have been done
         assert read_log(tmp_path / "work.log") == []
         assert fleet.counts()["worked"] == 0
         assert faults == []

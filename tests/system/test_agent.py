@@ -24,7 +24,7 @@ from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.version import __version__
 from tests.system.agent_part import NOBODY, Agent, Device, nobodys_python, run_command
 from tests.system.leftovers import end_commands
-from tests.system.stand import PATIENCE, REPOSITORY, Document, Heard, Listener, Stand
+from tests.system.stand import PATIENCE, REPOSITORY, STOP_TIMEOUT, Document, Heard, Listener, Stand
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -274,7 +274,7 @@ def test_it_ends_within_seconds_without_a_broker_too(stand: Stand, tmp_path: Pat
     since = time.monotonic()
     agent.stop()
     assert agent.returncode == 0
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < STOP_TIMEOUT
 
 
 # The device's controller

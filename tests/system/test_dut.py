@@ -208,7 +208,7 @@ def test_a_stop_ends_the_polls_at_once_and_answers_them(tmp_path: Path, pool: Th
         wait_for(lambda: dut.as_admin("GET", "/agents").json()["online"]["agent1"])
         begun = time.monotonic()
         assert dut.stop() == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 20  # the polls were to last 26
         assert poll.result().json() == {"error": False, "events": {}}
 
 

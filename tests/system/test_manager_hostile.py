@@ -108,7 +108,7 @@ def test_of_many_frames_not_each_is_looked_at(site: FarmSite) -> None:
     answer = site.ask("POST", "/tasks", json={"type": "blender_render", "settings": settings})
     assert answer.status_code == 202, answer.text
     assert (answer.json()["frame_start"], answer.json()["frame_end"]) == (-999999, 999999)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50
     site.ask("DELETE", f"/tasks/{answer.json()['id']}")
 
 

@@ -28,7 +28,18 @@ from websockets.sync.client import ClientConnection, connect
 
 from puppetmaster.embedded.broker import find_mosquitto
 from puppetmaster.times import from_text
-from tests.system.stand import FINAL, PATIENCE, TRUST, Document, Fleet, Heard, Listener, Stand, assert_adds_up
+from tests.system.stand import (
+    FINAL,
+    PATIENCE,
+    STOP_TIMEOUT,
+    TRUST,
+    Document,
+    Fleet,
+    Heard,
+    Listener,
+    Stand,
+    assert_adds_up,
+)
 
 MESSAGE = {"method": "post", "resource": "/system/reboot"}
 
@@ -720,7 +731,7 @@ def test_a_stop_says_goodbye_to_all_and_waits_for_none(stand: Stand, fleet: Flee
         stand.bundle.stop()
         took = time.monotonic() - begun
         assert stand.bundle.returncode == 0
-        assert took < 10
+        assert took < STOP_TIMEOUT
         assert awake.close_of_server()[0] in (1001, 1012)
         assert quiet.close_of_server()[0] in (1001, 1012)
         assert close_code(asleep[-1]) in (1001, 1012)

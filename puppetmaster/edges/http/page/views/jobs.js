@@ -247,7 +247,9 @@ class JobsView {
    * @param {boolean} [replace]
    */
   change(part, replace = false) {
-    go(addressOf({ ...this.filter, ...part }), { replace });
+    // What was typed goes along; by itself, a moment later, it could undo this change.
+    this.applyText.cancel();
+    go(addressOf({ ...this.filter, text: this.parts.text.value.trim(), ...part }), { replace });
   }
 
   /** @param {Filter} next */
@@ -255,7 +257,10 @@ class JobsView {
     const before = this.filter;
     this.filter = next;
     const { text } = this.parts;
-    if (text.value.trim() !== next.text) text.value = next.text;
+    if (text.value.trim() !== next.text) {
+      this.applyText.cancel();
+      text.value = next.text;
+    }
     const otherJobs = serverPart(before) !== serverPart(next);
     if (otherJobs) {
       this.jobs = new Map();
