@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -109,7 +110,10 @@ def execute(
     ] = None,
     user: Annotated[str | None, typer.Option(metavar="NAME", help="Run it as this user.", rich_help_panel=_HOW)] = None,
     cwd: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run it there.", rich_help_panel=_HOW)] = None,
-    env: Annotated[list[str] | None, _many(["--env"], "NAME=VALUE", "Set a variable.", _HOW)] = None,
+    env: Annotated[
+        list[str] | None,
+        _many(["--env"], "NAME[=VALUE]", "Set a variable; without a value it gets the one that it has here.", _HOW),
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many devices at once.", rich_help_panel=_HOW)
     ] = None,
@@ -208,9 +212,11 @@ def _order(
     variables = {}
     for text in env or ():
         name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise BadUsage("--env", f"it is NAME=VALUE, not {text!r:.80}")
-        variables[name] = value
+        if not name:
+            raise BadUsage("--env", "it is NAME=VALUE or NAME")
+        if not equals and name not in os.environ:
+            raise BadUsage("--env", f"there is no variable {name!r:.80} here: set it, or say {name:.80}=VALUE")
+        variables[name] = value if equals else os.environ[name]
     order = {
         "commandLine": " ".join(words),
         "timeout": timeout,

@@ -262,8 +262,16 @@ def test_words_are_joined_with_blanks() -> None:
         "workingDirectory": "/srv",
         "environment": {"A": "b=c"},
     }
-    with pytest.raises(BadUsage):
-        _order(["id"], None, None, None, ["A"])
+
+
+def test_the_value_of_a_variable_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "hunter2")
+    assert _order(["id"], None, None, None, ["A", "B="])["environment"] == {"A": "hunter2", "B": ""}
+    monkeypatch.delenv("A")
+    for text in ("A", "=hunter2"):
+        with pytest.raises(BadUsage) as caught:
+            _order(["id"], None, None, None, [text])
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
