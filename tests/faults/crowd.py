@@ -52,7 +52,7 @@ class Crowd:
             self._unheld = total - count
 
     def burst(self) -> float:
-        """Publish an answer of every device, in any order, in one go; the seconds that writing them took."""
+        """Publish an answer of every device, in any order, in one go; the seconds until the broker had taken all."""
         assert self._client is not None
         with self._lock:
             answers = list(self._answers.values())
@@ -64,9 +64,8 @@ class Crowd:
         )
         before, begun = self._client.acknowledged, time.monotonic()
         self._client.send(blob)
-        taken = time.monotonic() - begun
         self._client.wait_acknowledged(before + len(answers))
-        return taken
+        return time.monotonic() - begun
 
     def _heard(self, topic: str, payload: bytes) -> None:
         device = topic.rpartition("/")[2]

@@ -214,9 +214,7 @@ class Burst(Fault):
             main = self._run(site, crowd.names[500:], {"requestTimeout": 600}, hold=1000)
             for job_id, wanted in ((late, "timeout"), (main, "resolved")):
                 self._look(site, job_id, wanted)
-            site.wait(
-                lambda: dropped(site) >= before + 9000, "those that were late and those that came again are missed"
-            )
+            site.wait(lambda: dropped(site) >= before + 9000, "late and repeated answers are missed")
         finally:
             crowd.stop()
 
@@ -257,7 +255,7 @@ class Burst(Fault):
         yield from memory(site)
 
     def __str__(self) -> str:
-        return f"{super().__str__()} (10,000 answers written in {self._spread:.3f} s)"
+        return f"{super().__str__()} (the broker took 10,000 answers in {self._spread:.3f} s)"
 
 
 class SlowWatchers(Fault):
