@@ -144,5 +144,5 @@ def _controller_restarted(core: Core, codec: Codec) -> None:
         lambda request: core.router.is_by_broker(request) and codec.through_controller(request)
     )
     if count:
-        logger.warning("the controller had to be told of us again: %d requests through it are sent again", count,
-                       extra={"event": "controller_resent", "count": count})
+        logger.info("the controller had to be told of us again: %d requests through it are sent again", count,
+                    extra={"event": "controller_resent", "count": count})

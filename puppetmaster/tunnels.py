@@ -36,6 +36,10 @@ DOUBT_TIME = 10.0
 """Seconds after a reconnect in which the broker hands out what it kept for us."""
 
 
+SUSPICIOUS = ("foreign", "malformed")
+"""Reasons to drop an answer that no device has that does what it should."""
+
+
 class Tunnels:
     """Carries requests out and answers in; the service's outlet.
 
@@ -182,8 +186,9 @@ class Tunnels:
             return  # there was, or will be, another reconnect with a look of its own
         count = self._service.resend(lambda request: request.id in doubtful)
         if count:
-            logger.warning("%d requests were out before the broker was away and are not answered: sent again", count,
-                           extra={"event": "doubtful_resent", "count": count})
+            # Nothing is wrong: the broker may have been away, or only we.
+            logger.info("%d requests were out before we connected again, and are not answered: sent again", count,
+                        extra={"event": "doubtful_resent", "count": count})
 
     def _disconnected(self) -> None:
         assert self._service is not None
@@ -249,8 +254,10 @@ class Tunnels:
     def _log_dropped(self, new: Counter[str]) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(new.items()))
         malformed = f" (the last malformed one {self._malformed})" if self._malformed else ""
-        logger.warning("answers dropped: %s%s", counts, malformed,
-                       extra={"event": "answers_dropped", "count": sum(new.values())})
+        # The others come whenever a job is called off or removed while devices are at work.
+        level = logging.WARNING if any(new[reason] for reason in SUSPICIOUS) else logging.INFO
+        logger.log(level, "answers dropped: %s%s", counts, malformed,
+                   extra={"event": "answers_dropped", "count": sum(new.values())})
         self._malformed = ""
 
 

@@ -117,7 +117,7 @@ class WorkerProgram:
             if "not registered" in error.message:
                 await self._register()
             elif not self._is_disabled:
-                logger.warning("no tasks for us: %s", error.message, extra={"event": "tasks_refused"})
+                logger.info("no tasks for us: %s", error.message, extra={"event": "tasks_refused"})
                 self._is_disabled = True
             return None
         if self._is_disabled:
@@ -147,7 +147,7 @@ class WorkerProgram:
             why = await self._report_until_end(task, commands)
             if why is not None:
                 await commands.stop()
-                logger.warning("stopped task %d: %s", task.id, why, extra={"event": "task_stopped", "task": task.id})
+                logger.info("stopped task %d: %s", task.id, why, extra={"event": "task_stopped", "task": task.id})
                 return
             await self._report_end(task, commands)
         except asyncio.CancelledError:
@@ -188,14 +188,14 @@ class WorkerProgram:
                         extra={"event": "task_done", "task": task.id, "seconds": commands.seconds})
             fields: dict[str, Any] = {"status": "finished"}
         else:
-            logger.warning("task %d failed: it %s", task.id, ending.message,
-                           extra={"event": "task_failed", "task": task.id})
+            logger.info("task %d failed: it %s", task.id, ending.message,
+                        extra={"event": "task_failed", "task": task.id})
             fields = {"status": "failed", "message": ending.message}
         try:
             await self._patiently(lambda: self._report(task, commands, **fields))
         except NotAllowed as error:
-            logger.warning("nobody waited for task %d: %s", task.id, error.message,
-                           extra={"event": "task_unwanted", "task": task.id})
+            logger.info("nobody waited for task %d: %s", task.id, error.message,
+                        extra={"event": "task_unwanted", "task": task.id})
         except AnswerError as error:
             logger.error("what task %d came to was refused: %s", task.id, error,
                          extra={"event": "task_refused", "task": task.id})
