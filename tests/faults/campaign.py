@@ -13,7 +13,6 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import httpx
 from tests.faults import invariants
 from tests.faults.kinds import FAULTS, MIXED, Fault
 from tests.faults.records import Posted, Records
-from tests.faults.site import NotRecovered, Site, chance
+from tests.faults.site import NotRecovered, Site, chance, read_stock
 from tests.faults.workload import PATIENT, Step, Traffic, draw
 from tests.system.stand import PATIENCE
 
@@ -66,10 +65,14 @@ class Result:
     over HTTP, was accepted, sent and answered; where the controller was away, until it carries calls again as well."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
+    skipped: str = ""
+    """Why it was not played."""
     kept: str = ""
     """The folder with all logs, after a violation."""
 
     def line(self) -> str:
+        if self.skipped:
+            return f"run {self.number} seed {self.seed} {', '.join(self.faults)} SKIPPED: {self.skipped}"
         recovery = "-" if self.recovery is None else f"{self.recovery:.2f}s"
         return (
             f"run {self.number} seed {self.seed} {', '.join(self.moments)}; {self.requests} requests, "
@@ -106,10 +109,13 @@ def _mix(seed: str) -> Iterator[type[Fault]]:
 
 
 class Run:
-    """Plays a plan on a site."""
+    """Plays a plan on a site.
 
-    def __init__(self, site: Site, plan: Plan, kind: str) -> None:
-        self.site, self.plan = site, plan
+    :param is_last: whether the bundle is stopped in the end, and what it leaves looked at.
+    """
+
+    def __init__(self, site: Site, plan: Plan, kind: str, *, is_last: bool = False) -> None:
+        self.site, self.plan, self.is_last = site, plan, is_last
         self.traffic = Traffic(site, plan.steps)
         self.records = Records(posted=self.traffic.posted)
         self.result = Result(
@@ -124,6 +130,9 @@ class Run:
     def play(self) -> Result:
         """All of it; what goes wrong becomes a violation."""
         begun = time.monotonic()
+        self.result.skipped = "; ".join(filter(None, (fault.skipped(self.site) for fault in self.plan.faults)))
+        if self.result.skipped:
+            return self.result
         try:
             self._play()
         except Exception as error:
@@ -160,7 +169,18 @@ class Run:
         result.violations += invariants.check(self.records)
         for fault in self.plan.faults:
             result.violations += [*fault.violations, *fault.check(site, self.records)]
+        if self.is_last:
+            self._stop()
         site.remove(self.records)
+
+    def _stop(self) -> None:
+        """Compare what a bundle that was stopped leaves, with nothing in between, to what the API has shown."""
+        bundle = self.site.stand.bundle
+        bundle.stop()
+        if bundle.returncode != 0:
+            self.result.violations.append(f"the bundle, told to stop, ended with {bundle.returncode}")
+        self.records.stored = read_stock(self.site.data / "puppetmaster.json")
+        self.result.violations += invariants.check(self.records, [invariants.store_equals_api])
 
     def _fault(self) -> float:
         """Begin and lift every fault at its moment; when the last one was lifted."""
@@ -187,7 +207,7 @@ class Run:
     def _has_come(self, fault: Fault) -> bool:
         moment = fault.moment
         if moment.what == "worked":
-            return len(self.site.worked(self.marks)) >= moment.count * self.traffic.requests
+            return self.site.count_work(self.marks) >= moment.count * self.traffic.requests
         return bool(getattr(self.traffic, moment.what) >= moment.count)
 
     def _recover(self, lifted: float) -> None:
@@ -221,6 +241,9 @@ class Run:
     def _see_parts(self) -> None:
         for name, part in self.site.parts.items():
             if not part.running:
+                if name == "bundle" and len(self.plan.faults) > 1 and any(f.part == "disk" for f in self.plan.faults):
+                    self.site.start(part)  # it was killed, and could not start on a disk that fails
+                    continue
                 violation = f"the {name} ended by itself: {part.log()[-300:]}"
                 if any(violation.startswith(f"the {name} ended") for violation in self.result.violations):
                     raise NotRecovered(f"the {name} ended by itself again: {part.log()[-300:]}")
@@ -248,28 +271,29 @@ class Campaign:
 
     def play(self, numbers: Iterator[int]) -> Iterator[Result]:
         """Play these runs."""
-        site: Site | None = None
-        with ExitStack() as ending:
-            for count, number in enumerate(numbers):
-                if site is None:
-                    site = ending.enter_context(Site(self.folder / f"site-{number}", bugs=self.bugs))
-                kind = self.kinds[number % len(self.kinds)]
-                result = Run(site, plan(self.seed, number, self.kinds, site.names), kind).play()
-                if result.violations:
-                    result.kept = str(site.folder)
-                self._note(result)
-                yield result
-                if result.violations or count % RENEW == RENEW - 1:
-                    self._keep(site, result)
-                    ending.pop_all().close()
-                    if not result.violations:
-                        shutil.rmtree(site.folder, ignore_errors=True)
-                    site = None
+        following: int | None = next(numbers, None)
+        while following is not None:
+            folder = self.folder / f"site-{following}"
+            with Site(folder, bugs=self.bugs) as site:
+                for left in reversed(range(RENEW)):
+                    number, following = following, next(numbers, None)
+                    is_last = left == 0 or following is None
+                    kind = self.kinds[number % len(self.kinds)]
+                    drawn = plan(self.seed, number, self.kinds, site.names)
+                    result = Run(site, drawn, kind, is_last=is_last).play()
+                    if result.violations:
+                        self._keep(site, result)
+                    self._note(result)
+                    yield result
+                    if is_last or result.violations or following is None:
+                        break
+            if not result.violations:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _keep(self, site: Site, result: Result) -> None:
-        if result.violations:
-            shutil.copytree(site.data, site.folder / "data-kept", dirs_exist_ok=True)
-            (site.folder / "run.json").write_text(json.dumps(asdict(result), indent=2))
+        result.kept = str(site.folder)
+        shutil.copytree(site.data, site.folder / "data-kept", dirs_exist_ok=True)
+        (site.folder / "run.json").write_text(json.dumps(asdict(result), indent=2))
 
     def _note(self, result: Result) -> None:
         if self.results is not None:

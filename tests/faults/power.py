@@ -11,9 +11,9 @@ Faults come from a :class:`Control` file, which is looked at on each call::
 
 ``keep`` is the share of unsynced doings that a cut leaves. ``error`` raises at that ``call`` (``write sync sync_folder
 open replace remove truncate``), before the call or ``after`` it was carried out; ``times`` is how often, none until it
-is taken out of the file; ``short`` makes writes take no more than so many bytes. ``die`` (a number) kills the process at
-that call of the next compaction of the jobs' store. ``delay`` is what a sync takes, in seconds; ``clock`` how far the
-wall clock is off.
+is taken out of the file; ``short`` makes writes take no more than so many bytes. ``die`` (a number) kills the process
+at that call of the next compaction of the jobs' store. ``delay`` is what a sync takes, in seconds; ``clock`` how far
+the wall clock is off.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ class PowerFiles(FileSystem):
     def _do_write(self, descriptor: int, data: memoryview) -> int:
         file = self._open[descriptor]
         content, offset = bytes(data), file.end
-        if self._keeps():
+        if file.cut_to is not None:
+            file.held.append((offset, content))  # behind an end that is held back itself
+        elif self._keeps():
             self._put(descriptor, content, offset)
         else:
             torn = self._chance.randrange(len(content)) if self._chance.random() < 0.5 else 0

@@ -47,7 +47,7 @@ class Records:
     """What the devices did, in the order in which each device did it."""
     told: list[Document] = field(default_factory=list)
     """The states of jobs that were told on the bus, in the order in which they came."""
-    stored: dict[str, dict[int, Document]] = field(default_factory=dict)
-    """The tables of the store, as stock TinyDB reads them; empty where that was not looked at."""
+    stored: dict[str, dict[int, Document]] | None = None
+    """The tables of the store, as stock TinyDB reads them; none where that was not looked at."""
     log: str = ""
     """What the bundle logged."""

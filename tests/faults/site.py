@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,6 @@ from typing import Any
 import httpx
 from tinydb import TinyDB
 
-from puppetmaster.embedded.devices import read_log
 from puppetmaster.store import TinyStore
 from tests.faults.power import Control
 from tests.faults.proxy import Proxy
@@ -186,6 +186,10 @@ class Site:
             found += _read_from(fleet, marks[name])
         return found
 
+    def count_work(self, marks: dict[str, int]) -> int:
+        """How many requests the devices have done since."""
+        return sum(_tail(fleet, marks[name]).count(b"\n") for name, fleet in self.stand.fleets.items())
+
     def marks(self) -> dict[str, int]:
         """How long the logs of work are."""
         return {name: _size(fleet.work_path) for name, fleet in self.stand.fleets.items()}
@@ -259,12 +263,15 @@ def _size(path: Path) -> int:
 
 
 def _read_from(fleet: Fleet, mark: int) -> list[Document]:
+    return [json.loads(line) for line in _tail(fleet, mark).split(b"\n")[:-1]]
+
+
+def _tail(fleet: Fleet, mark: int) -> bytes:
     if not fleet.work_path.exists():
-        return []
-    rest = fleet.work_path.read_bytes()[mark:]
-    copy = fleet.work_path.with_suffix(".rest")
-    copy.write_bytes(rest)
-    return read_log(copy)
+        return b""
+    with fleet.work_path.open("rb") as file:
+        file.seek(mark)
+        return file.read()
 
 
 def chance(*parts: object) -> random.Random:

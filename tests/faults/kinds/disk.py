@@ -43,11 +43,13 @@ class FailingDisk(Fault):
         return []
 
     def begin(self, site: Site) -> None:
-        site.steer(faults=self.faults())
+        site.base["faults"] = self.faults()
+        site.steer()
 
     def end(self, site: Site) -> None:
         if self.refuses:
             self.try_a_job(site)
+        site.base.pop("faults", None)
         site.steer()
 
     def try_a_job(self, site: Site) -> None:
