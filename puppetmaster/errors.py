@@ -22,6 +22,7 @@
     ├── StoreUnavailable (OSError)       503  the store can't write now
     ├── MemoryShort (MemoryError)        503  a job would take more memory than there may be
     ├── FileUnavailable (OSError)        503  a file beside the store can't be read or written now
+    ├── BackupFailed                     500  a backup or a restore came to no end: nothing was left behind
     ├── StoreCorrupt                     500  the files on disk are damaged: nothing was changed
     ├── StoreLocked                      500  another process has these files open
     ├── ListenError (OSError)            500  the address for HTTP can't be had
@@ -215,6 +216,10 @@ class StoreCorrupt(PuppetmasterError):
     def __init__(self, path: str | PathLike[str], offset: int, detail: str) -> None:
         self.path, self.offset, self.detail = path, offset, detail
         super().__init__(f"{path} is damaged at byte {offset}: {detail}")
+
+
+class BackupFailed(PuppetmasterError):
+    """Raised when a backup can't be made, or not be restored; what was there before is as it was."""
 
 
 class StoreLocked(PuppetmasterError):

@@ -28,6 +28,8 @@ COMMANDS = {
     "devices": "devices.app",
     "accounts": "accounts.app",
     "acl": "acl.app",
+    "backup": "backup.backup",
+    "restore": "backup.restore",
     "serve": "serve.serve",
     "agent": "agent.agent",
     "jobrunner": "jobrunner.jobrunner",

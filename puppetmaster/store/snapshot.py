@@ -20,7 +20,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -88,11 +88,21 @@ def load(path: Path) -> Snapshot:
     return Snapshot(_read_lines(path), generation, sealed=True)
 
 
+def generation_of(file: BinaryIO) -> int | None:
+    """The generation of a snapshot that is open; none when another program wrote it."""
+    trailer = _trailer_of(file)
+    return None if trailer is None else int(trailer[2])
+
+
 def _read_trailer(path: Path) -> re.Match[bytes] | None:
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _MAX_TRAILER_SIZE))
-        end = file.read()
+        return _trailer_of(file)
+
+
+def _trailer_of(file: BinaryIO) -> re.Match[bytes] | None:
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _MAX_TRAILER_SIZE))
+    end = file.read()
     return _TRAILER.fullmatch(end, end.rfind(b"\n", 0, -1) + 1)
 
 

@@ -1,0 +1,64 @@
+"""``puppetmaster backup`` and ``restore``: a copy of the data folder, while it is in use, and the way back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puppetmaster import backup as backups
+from puppetmaster.cli.options import with_settings
+from puppetmaster.cli.outcome import say
+from puppetmaster.settings import Settings
+
+MAX_GAP = 1_000_000_000
+
+
+@with_settings("data")
+def backup(
+    settings: Settings,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to; it must not be there yet.", show_default=False)
+    ],
+) -> None:
+    """Copy the data folder, also while puppetmaster runs: jobs, devices, accounts, the audit log, output, all of it.
+
+    The copy is read again before it gets its name. It is as secret as the data folder.
+
+    \b
+    Examples:
+      puppetmaster backup /backup/monday --data /var/lib/puppetmaster/data
+    """
+    summary = backups.back_up(settings.data, folder, now=time.time(), say=say)
+    typer.echo(f"{folder}: {_told(summary)}")
+
+
+@with_settings("data")
+def restore(
+    settings: Settings,
+    folder: Annotated[Path, typer.Argument(metavar="BACKUP", help="The backup.", show_default=False)],
+    skip_ids: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MAX_GAP, metavar="N", help="Ids to skip: more than jobs and requests made since the backup."
+        ),
+    ] = backups.ID_GAP,
+) -> None:
+    """Make a new data folder of a backup. Ids given since the backup are skipped, so that none comes a second time.
+
+    \b
+    Examples:
+      puppetmaster restore /backup/monday --data /var/lib/puppetmaster/data
+    """
+    summary = backups.restore(folder, settings.data, gap=skip_ids, say=say)
+    typer.echo(f"{settings.data}: {_told(summary)}, as of {summary.made_at}")
+
+
+def _told(summary: backups.Summary) -> str:
+    size = max(1, round(summary.size_bytes / 1024))
+    return (
+        f"{summary.jobs} jobs, {summary.requests} requests, {summary.devices} devices, "
+        f"{summary.files} files, {size} KiB, checked"
+    )
