@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from puppetmaster import backup as backups
 from puppetmaster.cli.options import with_settings
 from puppetmaster.cli.outcome import say
 from puppetmaster.settings import Settings
+
+if TYPE_CHECKING:
+    from puppetmaster.backup import Summary
 
 MAX_GAP = 1_000_000_000
 
@@ -31,7 +33,9 @@ def backup(
     Examples:
       puppetmaster backup /backup/monday --data /var/lib/puppetmaster/data
     """
-    summary = backups.back_up(settings.data, folder, now=time.time(), say=say)
+    from puppetmaster.backup import back_up  # loads the store
+
+    summary = back_up(settings.data, folder, now=time.time(), say=say)
     typer.echo(f"{folder}: {_told(summary)}")
 
 
@@ -40,11 +44,14 @@ def restore(
     settings: Settings,
     folder: Annotated[Path, typer.Argument(metavar="BACKUP", help="The backup.", show_default=False)],
     skip_ids: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, max=MAX_GAP, metavar="N", help="Ids to skip: more than jobs and requests made since the backup."
+            min=1,
+            max=MAX_GAP,
+            metavar="N",
+            help="Ids to skip: more than jobs and requests made since the backup; 10000000 where it is not given.",
         ),
-    ] = backups.ID_GAP,
+    ] = None,
 ) -> None:
     """Make a new data folder of a backup. Ids given since the backup are skipped, so that none comes a second time.
 
@@ -52,11 +59,14 @@ def restore(
     Examples:
       puppetmaster restore /backup/monday --data /var/lib/puppetmaster/data
     """
-    summary = backups.restore(folder, settings.data, gap=skip_ids, say=say)
+    from puppetmaster.backup import ID_GAP
+    from puppetmaster.backup import restore as restore_from
+
+    summary = restore_from(folder, settings.data, gap=skip_ids or ID_GAP, say=say)
     typer.echo(f"{settings.data}: {_told(summary)}, as of {summary.made_at}")
 
 
-def _told(summary: backups.Summary) -> str:
+def _told(summary: Summary) -> str:
     size = max(1, round(summary.size_bytes / 1024))
     return (
         f"{summary.jobs} jobs, {summary.requests} requests, {summary.devices} devices, "
