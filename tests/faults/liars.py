@@ -57,44 +57,47 @@ Lie = tuple[str, bytes]
 
 def malformed(ident: int, chance: random.Random) -> bytes:
     """What is no answer, although it names a request."""
+    return chance.choice(malformations(ident))
+
+
+def malformations(ident: int) -> list[bytes]:
+    """All that :func:`malformed` chooses from."""
     number = str(ident)
-    return chance.choice(
-        [
-            b"",
-            b"\x00",
-            b"null",
-            b"[]",
-            b'"200"',
-            b"[" * 200_000,
-            b'{"id":' * 50_000,
-            b"\xff\xfe" + json.dumps({"id": ident, "code": 200}).encode("utf-16-le"),
-            f'{{"id":{number},"code":200'.encode(),
-            f'{{"id":{number},"code":200}}}}'.encode(),
-            f'{{"id":{number},"code":200,"data":NaN}}'.encode(),
-            f'{{"id":{number},"code":200,"data":Infinity}}'.encode(),
-            f'{{"id":{number},"code":200,"data":"'.encode() + b"\xff\xc0" + b'"}',
-            f'{{"id":{number},"code":200,"data":"\\ud800"}}'.encode(),
-            f"{{'id':{number},'code':200}}".encode(),
-            f'{{"id":{number},"code":200,"data":{"[" * 101}{"]" * 101}}}'.encode(),
-            f'{{"id":"{number}","code":200}}'.encode(),
-            f'{{"id":{number}.0,"code":200}}'.encode(),
-            f'{{"id":{number}.5,"code":200}}'.encode(),
-            f'{{"id":{number}e0,"code":200}}'.encode(),
-            f'{{"id":[{number}],"code":200}}'.encode(),
-            b'{"id":true,"code":200}',
-            b'{"id":null,"code":200}',
-            b'{"code":200}',
-            b'{"id":%d,"code":200}' % (1 << 64),
-            b'{"id":' + b"9" * 5000 + b',"code":200}',
-            f'{{"id":{number}}}'.encode(),
-            f'{{"id":{number},"code":true}}'.encode(),
-            f'{{"id":{number},"code":null}}'.encode(),
-            f'{{"id":{number},"code":"200"}}'.encode(),
-            f'{{"id":{number},"code":200.0}}'.encode(),
-            f'{{"id":{number},"code":[200]}}'.encode(),
-            *[f'{{"id":{number},"code":{code}}}'.encode() for code in (-200, 0, 2, 99, 1000, 20000, 1 << 70)],
-        ]
-    )
+    return [
+        b"",
+        b"\x00",
+        b"null",
+        b"[]",
+        b'"200"',
+        b"[" * 200_000,
+        b'{"id":' * 50_000,
+        b"\xff\xfe" + json.dumps({"id": ident, "code": 200}).encode("utf-16-le"),
+        f'{{"id":{number},"code":200'.encode(),
+        f'{{"id":{number},"code":200}}}}'.encode(),
+        f'{{"id":{number},"code":200,"data":NaN}}'.encode(),
+        f'{{"id":{number},"code":200,"data":Infinity}}'.encode(),
+        f'{{"id":{number},"code":200,"data":"'.encode() + b"\xff\xc0" + b'"}',
+        f'{{"id":{number},"code":200,"data":"\\ud800"}}'.encode(),
+        f"{{'id':{number},'code':200}}".encode(),
+        f'{{"id":{number},"code":200,"data":{"[" * 101}{"]" * 101}}}'.encode(),
+        f'{{"id":"{number}","code":200}}'.encode(),
+        f'{{"id":{number}.0,"code":200}}'.encode(),
+        f'{{"id":{number}.5,"code":200}}'.encode(),
+        f'{{"id":{number}e0,"code":200}}'.encode(),
+        f'{{"id":[{number}],"code":200}}'.encode(),
+        b'{"id":true,"code":200}',
+        b'{"id":null,"code":200}',
+        b'{"code":200}',
+        b'{"id":%d,"code":200}' % (1 << 64),
+        b'{"id":' + b"9" * 5000 + b',"code":200}',
+        f'{{"id":{number}}}'.encode(),
+        f'{{"id":{number},"code":true}}'.encode(),
+        f'{{"id":{number},"code":null}}'.encode(),
+        f'{{"id":{number},"code":"200"}}'.encode(),
+        f'{{"id":{number},"code":200.0}}'.encode(),
+        f'{{"id":{number},"code":[200]}}'.encode(),
+        *[f'{{"id":{number},"code":{code}}}'.encode() for code in (-200, 0, 2, 99, 1000, 20000, 1 << 70)],
+    ]
 
 
 @dataclass(order=True)
@@ -136,7 +139,8 @@ class Liar:
         self._numbers = count()
         self._news = threading.Condition()
         self._stopping = False
-        self._client: RawClient | None = None
+        self.listening = threading.Event()
+        """Set when it hears everything from now on."""
         self._thread = threading.Thread(target=self._speak, name="liar", daemon=True)
 
     def __enter__(self) -> Liar:
@@ -244,6 +248,7 @@ class Liar:
             with contextlib.suppress(OSError):
                 topics = ["/remote/+", f"/remote/+/answer/{self._instance}"]
                 with RawClient(self._port, topics=topics, on_message=self._heard) as client:
+                    self.listening.set()
                     self._publish_due(client)
                     self._take_back(client)
                     return
@@ -267,10 +272,9 @@ class Liar:
         raise OSError("the broker is away")
 
     def _take_back(self, client: RawClient) -> None:
-        before = client.acknowledged
         for topic in self.retained:
             client.publish(topic, b"", retain=True)
-        client.wait_acknowledged(before + len(self.retained), 10.0)
+        client.wait_acknowledged(client.published, 10.0)
         self.retained.clear()
 
 

@@ -72,6 +72,8 @@ class RawClient:
     ) -> None:
         self.acknowledged = 0
         """How many of our messages at QoS 1 the broker has taken."""
+        self.published = 0
+        """How many of them :meth:`publish` has sent."""
         self.session_present = False
         self._on_message, self._acknowledge = on_message, acknowledge
         self._mid = 0
@@ -102,7 +104,7 @@ class RawClient:
         self.close()
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Leave without a word; what the broker has not taken yet may be lost."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(PATIENCE) if threading.current_thread() is not self._thread else None
@@ -120,6 +122,7 @@ class RawClient:
         """One message; it is not waited for."""
         with self._writing:
             self._mid = self._mid % 60_000 + 1
+            self.published += qos > 0
             self._socket.sendall(publish(topic, payload, qos=qos, mid=self._mid, retain=retain))
 
     def wait_acknowledged(self, count: int, timeout: float = PATIENCE) -> bool:
