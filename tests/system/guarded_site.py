@@ -184,6 +184,11 @@ class Process:
             self._process.kill()
             return self._process.wait()
 
+    def wait(self) -> int:
+        """Its exit status, when it has ended by itself."""
+        assert self._process is not None
+        return self._process.wait(PATIENCE)
+
     def log(self) -> str:
         return self._path.read_text(errors="replace")
 
@@ -193,8 +198,10 @@ class Process:
         process = self._process
 
         def said() -> bool:
-            assert process.poll() is None, f"the {self.name} ended:\n{self.log()[-3000:]}"
-            return self.log().count(text) >= times
+            running = process.poll() is None
+            found = self.log().count(text) >= times
+            assert found or running, f"the {self.name} ended:\n{self.log()[-3000:]}"
+            return found
 
         until(said, f"{text!r} in the log of the {self.name}:\n{self.log()[-3000:]}")
 
@@ -348,13 +355,16 @@ class Site:
             "PUPPETMASTER_CA_FILE": str(self.ca_file),
         }
 
-    def program(self, user: str, *words: str, **env: str) -> Process:
-        """Start one of our programs as a user; a device's comes in where devices do."""
+    def program(self, name: str, *words: str, user: str | None = "", **env: str) -> Process:
+        """Start one of our programs; a device's comes in where devices do.
+
+        :param user: none for an environment without settings; the default is that of the name.
+        """
+        user = name if user == "" else user
         port = self.device_port if user in self._devices else self.part_port
         command = [sys.executable, "-m", "puppetmaster", *words]
-        process = Process(user, command, {**self.environment(user, port), **env}, self.folder)
-        self.processes[user] = process
-        return process
+        self.processes[name] = Process(name, command, {**self.environment(user, port), **env}, self.folder)
+        return self.processes[name]
 
     def serve(self, **env: str) -> Process:
         """Start controller and bundle; returns when the bundle is registered."""

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import ssl
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from puppetmaster.embedded.broker import free_port
 from tests.system.guarded_site import COLON, INSTANCE, Site, User, is_possible, until
+from tests.system.stand import PATIENCE
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="mosquitto or openssl is not installed")
 
@@ -25,7 +32,7 @@ AGENTS, PLAIN = ("agent-1", "agent-2"), "plain-1"
 LOCALHOST = "localhost"
 JOB = f"/puppetmaster/{INSTANCE}/jobs/7"
 TUNNEL = "1265106530"
-ACCOUNT = "correct horse battery staple"
+ACCOUNT = "correct-horse-battery-staple"
 
 
 @pytest.fixture(scope="module")
@@ -368,3 +375,116 @@ def test_who_watches_can_still_make_a_job_for_the_broker_knows_no_methods(runnin
     }))  # fmt: skip
     assert json.loads(view.wait_for(lambda topic, data: b"700200" in data)[1])["code"] == 200
     view.close()
+
+
+# Secrets
+
+
+VALUE = "tidy-otter-of-a-variable"
+GUESS = "a-guess-that-is-nearly-right"
+SHOWN = "a-password-as-a-flag"
+
+
+def _command_lines() -> dict[int, str]:
+    """The arguments of every process of this machine but this one, as everybody may read them."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return {pid: line for pid, line in found.items() if pid != os.getpid()}
+
+
+def _while_commands_run(site: Site) -> dict[int, str]:
+    """The lists of processes while commands with a secret variable run: of an agent, as somebody else, and here."""
+    runs = [(f"{AGENTS[0]},{LOCALHOST}", 2, [])]
+    if os.geteuid() == 0:
+        runs.append((AGENTS[1], 1, ["--user", "nobody"]))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        gate = Path(folder) / "gate"
+        command = f'echo "begun with ${{#SECRET}}"; while [ ! -e {gate} ]; do sleep 0.05; done'
+        execs = []
+        for destinations, devices, how in runs:
+            words = ["exec", "--raw", "-d", destinations, "--env", "SECRET", *how, "--", command]
+            process = site.program(f"exec-{len(execs)}", *words, user="tool", SECRET=VALUE, PUPPETMASTER_LOG="debug")
+            process.wait_log(f"begun with {len(VALUE)}", devices)
+            execs.append(process)
+        planted = subprocess.Popen([sys.executable, "-c", "input()", "planted-secret"], stdin=subprocess.PIPE)
+        lines = _command_lines()
+        assert "planted-secret" in lines[planted.pid], "what stands on a command line is seen here"
+        planted.communicate(b"\n")
+        gate.touch()
+        for process in execs:
+            assert process.wait() == 0
+    return lines
+
+
+def _leaks(texts: dict[str, str], secrets: dict[str, str]) -> list[str]:
+    return [f"{what} in {where}" for where, text in texts.items() for what, secret in secrets.items() if secret in text]
+
+
+def test_secrets_are_in_no_log_no_list_of_processes_and_no_print_out(running: Site) -> None:
+    site = running
+    secrets = {
+        **{f"the password of {user}": site.password(user) for user in ("puppetmaster", "controller", "tool", *AGENTS)},
+        "the password of the account": ACCOUNT,
+        "the token": site.token,
+        "the value of a variable": VALUE,
+        "a guess": GUESS,
+        "what was shown on a command line": SHOWN,
+    }
+    # What goes wrong is said without what it was tried with, with all that there is to log.
+    # It begins here, for a connection is tried for 10 s.
+    wrong_ways = {
+        "wrong-password": ["jobs", "list", "--broker", f"mqtts://tool:{SHOWN}@localhost:{site.part_port}"],
+        "wrong-setting": ["jobs", "list", "--broker", f"mqtts://tool:{SHOWN}@local/host"],
+        "no-broker": ["jobs", "list", "--broker", f"mqtts://tool:{SHOWN}@localhost:1"],
+        "wrong-bundle": ["serve", "--broker", f"mqtts://tool:{SHOWN}@localhost:99999"],
+        "wrong-embedded": ["serve", "--embedded", "--broker", f"mqtt://tool:{SHOWN}@localhost:{site.part_port}"],
+        "wrong-agent": ["agent", "--id", "x", "--broker", f"mqtts://tool:{SHOWN}@localhost:99999"],
+    }
+    for name, words in wrong_ways.items():
+        site.program(name, *words, user=None, PUPPETMASTER_LOG="debug", PUPPETMASTER_CA_FILE=str(site.ca_file))
+    reader = site.user("reader")
+    reader.subscribe("/puppetmaster/#")
+    texts: dict[str, str] = {}
+    web = httpx.Client(base_url=site.url, trust_env=False, timeout=PATIENCE)
+    with web:
+        # Everything that takes a secret: a login, a wrong one, a new account, a new password, a token in a header.
+        login = web.post("/login", json={"name": "ana", "password": ACCOUNT})
+        assert login.status_code == 200
+        wrong = web.post("/login", json={"name": "ana", "password": GUESS})
+        assert wrong.status_code == 401
+        mine = {"Authorization": f"Bearer {site.token}"}
+        made = web.post("/accounts", json={"name": "ben", "password": GUESS, "role": "viewer"}, headers=mine)
+        assert made.status_code == 200, made.text
+        bad = web.post("/accounts", json={"name": "no/name", "password": GUESS, "role": 5}, headers=mine)
+        assert bad.status_code == 400
+        changed = web.put("/accounts/ben", json={"password": GUESS + "2"}, headers=mine)
+        assert changed.status_code == 200, changed.text
+        texts |= {f"an answer to {reply.request.url}": reply.text for reply in (wrong, made, bad, changed)}
+        lines = _while_commands_run(site)
+        assert "puppetmaster" in " ".join(lines.values())
+        texts |= {f"process {pid}: {line[:80]!a}": line for pid, line in lines.items() if SHOWN not in line}
+        for path in ("/health", "/metrics", "/audit?limit=500", "/devices", "/jobs", "/requests?limit=1", "/account"):
+            reply = web.get(path, headers=mine)
+            assert reply.status_code == 200, path
+            if path != "/requests?limit=1":  # it holds what was asked for, and is for those who may see it
+                texts[path] = reply.text
+    token = {"PUPPETMASTER_TOKEN": site.token, "PUPPETMASTER_URL": site.url, "PUPPETMASTER_LOG": "debug"}
+    for words in (["settings"], ["settings", "--json"], ["devices", "list"], ["jobs", "list", "--status", "nonsense"]):
+        done = site.run(*words, user="tool", **token)
+        texts[" ".join(words)] = done.stdout + done.stderr
+    assert "***" in texts["settings"] and AGENTS[0] in texts["devices list"]
+    for name in wrong_ways:
+        assert site.processes[name].wait() != 0, name
+        assert "Error: " in site.processes[name].log()
+    texts |= {f"the log of {name}": process.log() for name, process in site.processes.items()}
+    texts["the audit log"] = (site.data / "audit.jsonl").read_text()
+    texts["what is retained"] = reader.text()
+    assert '"ben"' in texts["the audit log"] and "/login" in texts["the audit log"]
+    assert "press" in texts["the log of broker"] and "DEBUG" in texts["the log of puppetmaster"]
+    assert "/jobs/" in texts["what is retained"]
+    assert _leaks(texts, secrets) == []
+    # What would show a leak does.
+    assert _leaks({"planted": f"x{VALUE}y"}, secrets) == ["the value of a variable in planted"]
