@@ -362,9 +362,12 @@ class Bus:
                 return "it closed the connection" if lost.done() else f"no answer within {timeout:g} s"
             connecting.result()
             if self._topics:
-                await asyncio.wait_for(self._send_subscribe(client, self._topics), CONNECT_TIMEOUT)
-        except asyncio.TimeoutError:
-            return "it did not confirm the subscriptions"
+                confirmed = self._send_subscribe(client, self._topics)
+                either: set[asyncio.Future[Any]] = {confirmed, lost}
+                await asyncio.wait(either, timeout=CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+                if not confirmed.done():
+                    return "it closed the connection" if lost.done() else "it did not confirm the subscriptions"
+                confirmed.result()
         except BusError as error:
             return str(error)
         except gmqtt.mqtt.handler.MQTTConnectError as error:

@@ -144,6 +144,34 @@ def test_it_waits_for_a_broker_that_is_not_there_yet() -> None:
     run(main)
 
 
+def test_a_connection_that_ends_before_its_subscription_is_confirmed_is_made_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("puppetmaster.bus.CONNECT_TIMEOUT", 3600.0)
+
+    async def main() -> None:
+        accepted: asyncio.Queue[None] = asyncio.Queue()
+
+        async def greet_and_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(4096)
+            writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK of MQTT 5
+            await reader.read(4096)  # SUBSCRIBE
+            writer.close()
+            accepted.put_nowait(None)
+
+        async with await asyncio.start_server(greet_and_leave, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            address = BrokerAddress.parse(f"mqtt://127.0.0.1:{port}")
+            bus = Bus(address, "left", lambda topic, payload: None, topics=["/t"])
+            starting = asyncio.create_task(bus.start())
+            for _ in range(2):
+                await within(accepted.get())
+            starting.cancel()
+            await bus.close(drain=0)
+
+    run(main)
+
+
 def test_a_start_with_a_limit_of_time_says_why_there_is_no_connection() -> None:
     async def main() -> None:
         bus = Inbox().make(BrokerProcess(port=free_port()), "alone")
