@@ -13,6 +13,9 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
+PRIVATE = 0o600
+"""For the owner alone: messages may hold passwords for commands, and answers what nobody else is to know."""
+
 _FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
 
@@ -21,7 +24,7 @@ class FileSystem:
 
     def open(self, path: Path, flags: int) -> int:
         """Open a file and return its descriptor."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+        return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write what the system takes of the data, and return how many bytes that was."""
@@ -78,7 +81,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises StoreLocked with the owner's process id when somebody else has it."""
         self._path = path
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             if fcntl is not None:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

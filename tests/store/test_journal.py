@@ -195,6 +195,24 @@ def test_a_snapshot_that_holds_no_documents_is_refused(tmp_path, content):
     assert files_of(tmp_path) == {"puppetmaster.json": content}
 
 
+def test_nobody_else_may_read_the_files(tmp_path):
+    async def main():
+        store = TinyStore.open(tmp_path)
+        store.put("jobs", {1: {"environment": {"SECRET": "hunter2"}}})
+        await store.commit()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        await store.close()
+        return modes
+
+    mask = os.umask(0)
+    try:
+        open_, closed = asyncio.run(main()), {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(mask)
+    assert any(".journal." in name for name in open_) and "puppetmaster.json" in closed
+    assert {*open_.values(), *closed.values()} == {0o600}
+
+
 def test_a_closed_store_is_all_in_the_snapshot_and_stock_tinydb_reads_it(folder):
     asyncio.run(TinyStore.open(folder).close())
     with stock(folder) as db:
