@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := puppetmaster tests benchmarks docs index.py setup.py
 
-.PHONY: help demo run test check bench clean mosquitto chromium
+.PHONY: help demo run test check bench faults clean mosquitto chromium
 
 help:            ## This list.
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 10
@@ -27,6 +27,10 @@ check: $(VENV)/.dev     ## ruff and mypy --strict.
 
 bench: $(VENV)/.dev mosquitto  ## The benchmarks: a table on the screen and in benchmarks/results.md.
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.dev mosquitto  ## The fault campaign for SECONDS=60, with SEED=..., on JOBS=1 installations. RESULTS=file.jsonl.
+	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(RESULTS),--results $(RESULTS) --report docs/reliability.md)
 
 clean:           ## Remove what was made here; the data folder stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results.md

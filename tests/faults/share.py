@@ -1,0 +1,45 @@
+"""The campaign's share of the test suite: each fault once, with a fixed seed, a file for each module of faults.
+
+``pytest -k kill_bundle tests/faults`` plays one, and so does ``python -m tests.faults --seed suite --run 100 --only
+kill_bundle``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from tests.faults.campaign import Result, Run, plan
+from tests.faults.kinds import FAULTS, MIXED
+from tests.faults.site import Site
+
+SEED = "suite"
+
+
+class Share:
+    """Plays runs on one site, and on a new one after a violation, so that every test has a site that is well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lives = folder, 0
+        self._site: Site | None = None
+
+    def play(self, kind: str, number: int = 0, *, is_last: bool = False) -> Result:
+        """Play a run; the number takes part in its seed, and is different for each kind."""
+        if self._site is None:
+            self._lives += 1
+            self._site = Site(self._folder / f"site-{self._lives}").__enter__()
+        number += 100 * ([*FAULTS, MIXED].index(kind) + 1)
+        result = Run(self._site, plan(SEED, number, [kind], self._site.names), kind, is_last=is_last).play()
+        if result.violations or is_last:
+            self.__exit__(None, None, None)
+        return result
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._site is not None:
+            self._site.__exit__(kind, error, trace)
+            self._site = None
