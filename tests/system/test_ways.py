@@ -18,9 +18,10 @@ POLLERS = [f"poller-{number}" for number in range(10)]
 REBOOT = {"method": "post", "resource": "/system/reboot"}
 
 
-@pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    with Stand(tmp_path, http=True, commands="all") as stand:
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """One for all; each test has devices of its own."""
+    with Stand(tmp_path_factory.mktemp("stand"), http=True, commands="all") as stand:
         yield stand
 
 
@@ -46,7 +47,7 @@ def test_one_job_over_devices_on_the_broker_agents_that_poll_and_this_machine(st
     agents = [PollingAgent(port, name, password_of(name), lambda task: task, prefix="/dut") for name in POLLERS]
     for agent in agents:
         agent.start()
-    fleet = stand.fleet("dev", 10)
+    fleet = stand.fleet("many", 10)
     # The command line made the accounts while the bundle ran; it has seen them when they can poll.
     wait_for(lambda: all(connection_of(stand, name) == "online" for name in POLLERS))
     run = {"method": "post", "resource": "/agent/commands", "data": {"commandLine": "echo $((6 * 7))"}}
@@ -66,33 +67,34 @@ def test_one_job_over_devices_on_the_broker_agents_that_poll_and_this_machine(st
     assert {found[name]["result"]["resource"] for name in POLLERS} == {"/system/reboot"}
     (ran,) = [request for request in requests if request["resource"] == "/agent/commands"]
     assert ran["__request"]["result"]["stdout"] == "42\n"
-    assert len(stand.work()) == 10
+    assert len(fleet.work()) == 10
     for agent in agents:
         agent.stop()
         assert agent.troubles == []
 
 
 def test_targets_mean_who_fits_when_the_job_starts(stand: Stand) -> None:
-    fleet = stand.fleet("dev", 3)
+    fleet = stand.fleet("meant", 3)
     for name, site in zip(fleet.names, ("berlin", "berlin", "bonn"), strict=True):
         say(stand, name, "online", labels={"site": site}, facts={"firmware": "1.4.2"})
     say(stand, "away", "offline", labels={"site": "berlin"})
     preview = stand.create_job({"message": REBOOT, "targets": {"labels": {"site": "berlin"}}, "dryRun": True})
-    assert preview["destinations"] == ["away", "dev-0001", "dev-0002"]
+    assert preview["destinations"] == ["away", "meant-0001", "meant-0002"]
     assert (preview["offline"], preview["offlineCount"], preview["totalCount"]) == (["away"], 1, 3)
-    assert stand.work() == []
+    assert fleet.work() == []
     targets = {"labels": {"site": "berlin"}, "facts": {"firmware": "1.4.2"}, "connection": "online"}
     job = stand.run_job({"message": REBOOT, "targets": targets})
     assert (job["finishCount"], job["totalCount"]) == (2, 2)
-    assert {entry["device"] for entry in stand.work()} == {"dev-0001", "dev-0002"}
+    assert {entry["device"] for entry in fleet.work()} == {"meant-0001", "meant-0002"}
     code, data = stand.ask("post", "/jobs", {"message": REBOOT, "targets": {"labels": {"site": "nowhere"}}})
     assert (code, "no device" in data["message"]) == (409, True)
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_waits_for_a_device_is_sent_when_it_comes_online(stand: Stand, killed: bool) -> None:
-    fleet = stand.fleet("dev", 2)
-    say(stand, "dev-0001", "offline")
+    fleet = stand.fleet(f"waited-for-{killed}", 2)
+    away = fleet.names[0]
+    say(stand, away, "offline")
     job = stand.create_job({"destinations": fleet.names, "message": REBOOT, "offline": "wait"})
     first, second = job["requests"]
     wait_for(lambda: stand.request(second)["__request"]["status"] == "resolved")
@@ -101,13 +103,13 @@ def test_what_waits_for_a_device_is_sent_when_it_comes_online(stand: Stand, kill
     waiting = stand.request(first)["__request"]
     assert (waiting["status"], waiting["attempt"]) == ("created", 0)
     assert waiting["reason"] == "waits for its device to come online"
-    say(stand, "dev-0001", "online")
+    say(stand, away, "online")
     assert stand.wait_job(job["id"])["finishCount"] == 2
-    assert len(stand.work()) == 2
+    assert len(fleet.work()) == 2
 
 
 def test_who_is_away_can_be_skipped_or_fail(stand: Stand) -> None:
-    fleet = stand.fleet("dev", 1)
+    fleet = stand.fleet("there", 1)
     say(stand, "gone", "offline")
     job = stand.run_job({"destinations": [*fleet.names, "gone"], "message": REBOOT, "offline": "skip"})
     assert (job["status"], job["counts"]["canceled"], job["counts"]["resolved"]) == ("resolved", 1, 1)
@@ -144,6 +146,7 @@ def test_a_cancel_reaches_a_command_on_this_machine(stand: Stand) -> None:
 
 
 def test_commands_on_this_machine_need_no_broker(stand: Stand) -> None:
+    """The last one: it takes the broker away."""
     stand.broker.kill()
     wait_for(lambda: stand.http("GET", "/health").status_code == 503)
     message = {"method": "post", "resource": "/agent/commands", "data": {"commandLine": "echo $((6 * 7))"}}
