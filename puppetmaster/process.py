@@ -95,7 +95,7 @@ def open_store(data: Path, on_commit: OnCommit | None = None) -> TinyStore:
         if FACTORY.is_file() and not factory.exists() and not (data / "puppetmaster.json").exists():
             shutil.copyfile(FACTORY, factory)
     except OSError as error:
-        raise StoreUnavailable(f"{error.strerror or error} ({error.filename or data})") from error
+        raise StoreUnavailable(f"{error.strerror or error} ({error.filename2 or error.filename or data})") from error
     return TinyStore.open(data, on_commit=on_commit)
 
 

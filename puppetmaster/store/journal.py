@@ -190,7 +190,12 @@ class Journal:
     def _check_journal(self, descriptor: int) -> None:
         path = self._journal(self._generation)
         if not self._files.has_name(descriptor, path):
+            self._check_folder()
             raise FileNotFoundError(errno.ENOENT, "it was removed", str(path))
+
+    def _check_folder(self) -> None:
+        if not self._folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the data folder was removed", str(self._folder))
 
     def _lock_again(self) -> None:
         """Take the lock of a folder that was removed and made again.
@@ -198,6 +203,7 @@ class Journal:
         Raises OSError when there is none, when another process has it, or when somebody put another store there: it
         must not be overwritten by what this process knows.
         """
+        self._check_folder()
         if self._snapshot.exists():
             raise FileExistsError(errno.EEXIST, "another store was put in its place, restart", str(self._snapshot))
         try:

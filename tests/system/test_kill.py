@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -460,6 +461,33 @@ def test_a_full_disk_refuses_new_jobs_and_serves_reads_until_there_is_space(tmp_
         stand.bundle.restart(kill=True)
         assert [job["id"] for job in stand.ask("get", "/jobs")[1]] == [new["id"], *before]
         assert stand.ask("get", f"/requests/{ident}")[1]["__request"]["result"] == "late"
+
+
+def test_a_data_folder_that_is_removed_takes_no_job_along_and_is_filled_again(tmp_path: Path) -> None:
+    with Stand(tmp_path, broker_extra=QUICK) as stand:
+        fleet = stand.fleet("dev", 10)
+        job = stand.run_job(job_for(fleet))
+        shutil.rmtree(stand.data)
+        for _ in range(2):
+            code, refusal = stand.ask("post", "/jobs", job_for(fleet))
+            assert (code, "the data folder was removed" in refusal["message"]) == (503, True), refusal
+        assert stand.job(job["id"])["finishCount"] == 10
+        stand.data.mkdir()
+        until(lambda: "the store can write again" in stand.bundle.log())
+        new = stand.run_job(job_for(fleet))
+        stand.bundle.restart(kill=True)
+        assert [found["id"] for found in stand.ask("get", "/jobs")[1]] == [new["id"], job["id"]]
+        assert stand.job(new["id"])["finishCount"] == 10
+
+
+def test_a_bundle_on_a_folder_that_can_not_be_written_says_so_and_ends(tmp_path: Path, small_disk: Path) -> None:
+    env = {**os.environ, "PUPPETMASTER_BROKER": "mqtt://127.0.0.1:1", "PUPPETMASTER_DATA": str(small_disk / "data")}
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    command = [sys.executable, str(REPOSITORY / "index.py")]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 1
+    assert "can't run: the store can't write: Read-only file system" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_bundle_starts_on_a_full_disk_and_serves_what_it_has(tmp_path: Path, small_disk: Path) -> None:
