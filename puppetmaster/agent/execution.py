@@ -427,7 +427,8 @@ def _remove(container: str) -> None:
     try:
         subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVAL_TIME, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        logger.warning("%s: %s", container, error, extra={"event": "agent_container_left"})
+        logger.warning("the container %s can't be removed: %s", container, error,
+                       extra={"event": "agent_container_left"})
 
 
 def _signal(status: int | None) -> int | None:

@@ -315,7 +315,7 @@ class Output:
                 file.write(orjson.dumps(fields) + b"\n")
         except OSError as error:
             # It is told all the same; only a next life could number it in another way.
-            logger.warning("%s: %s", self._log, error, extra={"event": "agent_chunk_not_noted"})
+            logger.warning("can't write %s: %s", self._log, error, extra={"event": "agent_chunk_not_noted"})
 
     def _lines(self, end: int) -> Iterator[tuple[int, list[Any]]]:
         """The lines up to a place, each with the place where it ends; those behind a torn one are none."""

@@ -186,7 +186,7 @@ class Worker:
         except FileUnavailable as error:
             self._say(order, reply, 503, {"message": str(error)})
         except Exception as error:
-            logger.exception("order %s", order.id, extra={"event": "agent_order_failed", "request": order.id})
+            logger.exception("order %s failed", order.id, extra={"event": "agent_order_failed", "request": order.id})
             self._say(order, reply, FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}"))
 
     async def close(self, kill: bool = False) -> None:
@@ -334,7 +334,7 @@ class Worker:
             return await self._memory.data(entry)
         except FileUnavailable as error:
             # One order that can't be read must not keep the agent from its work; it is answered as malformed.
-            logger.error("order %s: %s", entry.key[0], error,
+            logger.error("order %s can't be read any more: %s", entry.key[0], error,
                          extra={"event": "agent_order_unreadable", "request": entry.key[0]})
             return None
 
@@ -379,7 +379,8 @@ class Worker:
             self._places.leave()
 
     def _failure(self, order: Order, error: Exception) -> _Answer:
-        logger.error("order %s", order.id, exc_info=error, extra={"event": "agent_order_failed", "request": order.id})
+        logger.error("order %s failed", order.id, exc_info=error,
+                     extra={"event": "agent_order_failed", "request": order.id})
         return FAILED, _refusal(Outcome.FAILED, f"the agent failed: {error!r:.500}")
 
     async def _execute(self, work: _Work) -> Output:
@@ -413,7 +414,7 @@ class Worker:
         try:
             await self._memory.note(work.entry, stop=why.value)
         except FileUnavailable as error:
-            logger.warning("order %s: %s", work.order.id, error,
+            logger.warning("order %s: its stop can't be noted: %s", work.order.id, error,
                            extra={"event": "agent_stop_not_noted", "request": work.order.id})
 
     # ------------------------------------------------------------------------------------------------- saying
@@ -455,7 +456,7 @@ class Worker:
             return await self._memory.done(order, *answer)
         except FileUnavailable as error:
             # It is given all the same: the command has run, and who waits should know.
-            logger.warning("order %s: %s", order.id, error,
+            logger.warning("order %s: its answer can't be noted: %s", order.id, error,
                            extra={"event": "agent_answer_not_saved", "request": order.id})
             return None
 
@@ -497,7 +498,7 @@ class Worker:
                 await reply(code, data)
                 return
             except Exception as error:
-                logger.warning("answer to %s: %r", order.id, error,
+                logger.warning("order %s: its answer can't be sent: %r", order.id, error,
                                extra={"event": "agent_answer_not_published", "request": order.id})
             await asyncio.sleep(delay)
             delay = min(MAX_RETRY, 2 * delay)
@@ -538,7 +539,8 @@ class Worker:
             try:
                 self._emit(order, chunk)
             except Exception:
-                logger.exception("output of %s", order.id, extra={"event": "agent_output_failed", "request": order.id})
+                logger.exception("order %s: its output can't be told", order.id,
+                                 extra={"event": "agent_output_failed", "request": order.id})
         return len(chunks)
 
     # ------------------------------------------------------------------------------------------------- basics
@@ -555,7 +557,7 @@ class Worker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s: %r", task.get_name(), error, exc_info=error, extra={"event": "agent_task_failed"})
+            logger.error("%s failed: %r", task.get_name(), error, exc_info=error, extra={"event": "agent_task_failed"})
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
@@ -569,7 +571,8 @@ async def _insist(write: Callable[[], Awaitable[Any]]) -> None:
             await write()
             return
         except FileUnavailable as error:
-            logger.warning("%s", error, extra={"event": "agent_memory_unavailable"})
+            logger.warning("the memory of orders can't be written: %s", error,
+                           extra={"event": "agent_memory_unavailable"})
         await asyncio.sleep(delay)
         delay = min(MAX_RETRY, 2 * delay)
 
