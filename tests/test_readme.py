@@ -24,7 +24,7 @@ ROOT = typer.main.get_command(app)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
-PAGES = [README, REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGES = [README, REPOSITORY / "CHANGELOG.md", REPOSITORY / "SECURITY.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -82,6 +82,16 @@ def test_the_targets_of_make_that_are_named_exist():
     targets = set(re.findall(r"^([a-z]+):", text_of(REPOSITORY / "Makefile"), re.MULTILINE))
     named_targets = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|\$ make ([a-z]+)", text_of(page))}
     assert {first or second for first, second in named_targets} <= targets
+
+
+# What is claimed
+
+
+def test_every_test_that_security_names_is_there():
+    named_tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(REPOSITORY / "SECURITY.md"))
+    assert len(named_tests) > 30
+    for file, name in named_tests:
+        assert re.search(rf"^(async )?def {name}\(", text_of(REPOSITORY / file), re.MULTILINE), f"{file}::{name}"
 
 
 # Commands

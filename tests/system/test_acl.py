@@ -266,9 +266,12 @@ def running(site: Site, users: dict[str, User]) -> Site:
     assert "ana" in account
     site.token = site.cli("accounts", "token", "ana", "--data", str(site.data), user=None).split()[-1]
     site.serve(PUPPETMASTER_LOG="debug", PUPPETMASTER_HTTP=http)
+    # A password in the environment, and one in a file.
+    url = f"mqtts://{AGENTS[0]}:{site.password(AGENTS[0])}@localhost:{site.device_port}"
+    given = {AGENTS[0]: {"PUPPETMASTER_AGENT_BROKER": url, "PUPPETMASTER_BROKER_PASSWORD_FILE": ""}}
     for name in AGENTS:
         site.program(name, "agent", "--id", name, "--commands", "all", "--folder", str(site.folder / name),
-                     PUPPETMASTER_LOG="debug")  # fmt: skip
+                     PUPPETMASTER_LOG="debug", **given.get(name, {}))  # fmt: skip
     site.program("sim", "simulate", "--names", "sim", PUPPETMASTER_LOG="debug").wait_log("listening")
     for name in (*AGENTS, "sim"):
         until(lambda name=name: _connection(site, name) == "online", f"{name} is online")
@@ -323,6 +326,12 @@ def _answer(device: User, topic: str = f"/remote/{PLAIN}", code: int = 200) -> N
 def test_commands_run_and_their_output_comes(running: Site) -> None:
     said = running.cli_text("exec", "-d", ",".join(AGENTS), "--", "echo what $((20 + 3)) says")
     assert said.count("what 23 says") >= 1 and "2 of 2 resolved" in said, said
+
+
+def test_a_command_gets_no_variable_of_ours(running: Site) -> None:
+    said = running.cli_text("exec", "--raw", "-d", f"{AGENTS[0]},{LOCALHOST}", "--env", "OWN=1", "--", "env")
+    assert said.count("OWN=1") == 2 and said.count("HOME=") == 2
+    assert "PUPPETMASTER_" not in said
 
 
 def test_commands_on_the_machine_of_puppetmaster_itself(running: Site) -> None:
