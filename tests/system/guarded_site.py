@@ -289,6 +289,14 @@ class Site:
     def add_user(self, name: str, password: str) -> None:
         """Add one that the script refuses, and tell the broker."""
         subprocess.run(["mosquitto_passwd", "-b", "passwd", name, password], cwd=self.files, check=True)
+        self._reload()
+
+    def remove_user(self, name: str) -> None:
+        """Take one out, and tell the broker."""
+        subprocess.run(["mosquitto_passwd", "-D", "passwd", name], cwd=self.files, check=True)
+        self._reload()
+
+    def _reload(self) -> None:
         broker = self.processes["broker"]
         reloads = broker.log().count("Reloading config")
         os.kill(broker.pid, signal.SIGHUP)

@@ -232,6 +232,18 @@ def test_a_device_whose_name_holds_a_colon_gets_in_with_a_certificate(site: Site
         assert site.try_user(C, site.password(C), site.certificate_port).code != 0
 
 
+def test_a_device_that_is_taken_out_is_cut_off_at_the_next_reload(site: Site) -> None:
+    site.add_user("lost", "a password")
+    lost, kept = site.try_user("lost", "a password", site.device_port), site.user(C)
+    assert lost.code == 0
+    site.remove_user("lost")
+    lost.wait_ended()
+    assert site.try_user("lost", "a password", site.device_port).code == 5
+    kept.subscribe(f"/remote/{C}")
+    assert not kept.ends
+    kept.close()
+
+
 @pytest.mark.parametrize("name", ["a+b", "a#b", "+"])
 def test_a_user_with_a_wildcard_in_its_name_may_do_nothing(site: Site, users: dict[str, User], name: str) -> None:
     site.add_user(name, "a password")
