@@ -82,6 +82,7 @@ async def _serve(
         on_output=core.take_output,
         on_known=service.know_who_is_away,
     )
+    core.devices.on_present.append(tunnels.present)
     core.devices.on_removed.append(observer.clear_presence)
     systems = Systems(core, settings)
     tunnels.serve(service)

@@ -59,8 +59,8 @@ class Tunnels:
         self.received = 0
         """How many answers came, those that were dropped and those that came again included."""
         self._malformed = ""
-        self._doubtful: set[int] = set()
-        """What was out at the last reconnect."""
+        self._doubtful: dict[str, set[int]] = {}
+        """What was out at the last reconnect, by the destination."""
         self._reported: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
         self._seldom = Seldom()
@@ -164,31 +164,46 @@ class Tunnels:
             if count:
                 logger.warning("the broker has lost our session: %d requests that are out are sent again", count,
                                extra={"event": "session_lost", "count": count})
-        self._doubtful = {
-            request.id
-            for request in self._service.out()
-            if self.is_ours(request) and not self._codec.through_controller(request)
-        }
-        if session_present and self._doubtful:
-            asyncio.get_running_loop().call_later(DOUBT_TIME, self._resend_doubtful, self._doubtful)
+        self._doubtful = {}
+        for request in filter(self._is_by_tunnel, self._service.out()):
+            self._doubtful.setdefault(request.destination, set()).add(request.id)
+        is_forgotten = not session_present and self._bus.reconnects > 0
+        if self._doubtful or is_forgotten:
+            asyncio.get_running_loop().call_later(DOUBT_TIME, self._resend_doubtful, self._doubtful, is_forgotten)
         self._publish_presence("online")
         self._service.link(True)
         self.teller.online(True)
 
-    def _resend_doubtful(self, doubtful: set[int]) -> None:
+    def _resend_doubtful(self, doubtful: dict[str, set[int]], is_forgotten: bool) -> None:
         """Send again what was out before a reconnect and is not answered yet.
 
         A broker that was killed may come back with an older state of our session, and says that it is present. What it
         did keep has been answered by now, or is still worked on: agents answer a known id without doing the work twice.
+        One that has forgotten our session has forgotten those of the devices too: whatever was sent before they were
+        there again, then or since, has reached nobody.
         """
         assert self._service is not None
         if doubtful is not self._doubtful or not self._bus.connected:
             return  # there was, or will be, another reconnect with a look of its own
-        count = self._service.resend(lambda request: request.id in doubtful)
+
+        def is_lost(request: Request) -> bool:
+            known = request.id in doubtful.get(request.destination, ())
+            return known or (is_forgotten and self._is_by_tunnel(request))
+
+        count = self._service.resend(is_lost)
         if count:
             # Nothing is wrong: the broker may have been away, or only we.
             logger.info("%d requests were out before we connected again, and are not answered: sent again", count,
                         extra={"event": "doubtful_resent", "count": count})
+
+    def present(self, destination: str) -> None:
+        """A device came online: what was out to it at the last reconnect may have been lost while it was away."""
+        ids = self._doubtful.pop(destination, None)
+        if ids and self._service is not None and self._bus.connected:
+            self._service.resend(lambda request: request.id in ids)
+
+    def _is_by_tunnel(self, request: Request) -> bool:
+        return self.is_ours(request) and not self._codec.through_controller(request)
 
     def _disconnected(self) -> None:
         assert self._service is not None
