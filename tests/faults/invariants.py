@@ -92,6 +92,17 @@ def resolved_was_done(records: Records) -> Iterator[str]:
             yield f"request {request['id']} failed with 500, and at {destination} it is {outcome or 'not done'}"
 
 
+def results_are_the_devices_own(records: Records) -> Iterator[str]:
+    """The result of a resolved request is what its device answered, and no other's word; devices echo the data."""
+    echoed = {(record["device"], record["id"]): record["data"] for record in records.work}
+    for request in _requests(records):
+        own = request["__request"]
+        key = (own["destination"], request["id"])
+        if own["status"] == "resolved" and key in echoed and (own["code"], own["result"]) != (200, echoed[key]):
+            said = f"{key[0]} said {echoed[key]!r:.100}"
+            yield f"request {request['id']} has {own['code']} {own['result']!r:.100}, {said}"
+
+
 def done_once(records: Records) -> Iterator[str]:
     """No device did one id twice, or the work of another."""
     for (device, ident), count in Counter((record["device"], record["id"]) for record in records.work).items():
@@ -180,6 +191,7 @@ ALL: tuple[Invariant, ...] = (
     nothing_refused_exists,
     keyed_jobs_exist_once,
     resolved_was_done,
+    results_are_the_devices_own,
     done_once,
     order_held,
     answers_are_not_lost,

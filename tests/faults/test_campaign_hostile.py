@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.faults.campaign import Campaign
 from tests.faults.kinds import Fault, hostile
 from tests.faults.share import Share
 
@@ -22,3 +24,9 @@ def test_nothing_is_lost_and_nothing_is_done_twice(share: Share, fault: type[Fau
     if result.skipped:
         pytest.skip(result.skipped)
     assert result.violations == [], result.line()
+
+
+def test_a_bundle_that_believes_anyone_is_found_out(tmp_path: Path) -> None:
+    campaign = Campaign("believer", ["lie_foreign"], folder=tmp_path, bugs=["believe_anyone"])
+    [result] = campaign.play(iter([0]))
+    assert any(violation.startswith("resolved_was_done: ") for violation in result.violations)

@@ -31,7 +31,7 @@ def good() -> Records:
         own = {"job": FIRST, "destination": name, "status": outcome, "code": 500 if outcome == "error" else 200,
                "result": number, "reason": "answered"}  # fmt: skip
         requests.append({"id": ident, "resource": f"/step/{number // 2}", "__request": own})
-        work.append({"device": name, "id": ident, "outcome": outcome})
+        work.append({"device": name, "id": ident, "outcome": outcome, "data": number})
         stored[ident] = {field: own[field] for field in ("job", "destination", "status", "code", "result")}
     counts = {"created": 0, "sent": 0, "running": 0, "resolved": 3, "error": 1, "timeout": 0, "canceled": 0}
     job = {"id": FIRST, "name": "r1-0", "status": "resolved", "reason": "all ended", "counts": counts, "totalCount": 4,
@@ -81,6 +81,8 @@ VIOLATIONS: list[tuple[str, str, Violate]] = [
      + [other_job(r, name="r1-0") for _ in range(3)]),
     ("resolved_was_done", "never done", lambda r: r.work.pop(0)),
     ("resolved_was_done", "failed with 500", lambda r: r.work[3].update(outcome="resolved")),
+    ("results_are_the_devices_own", "said 0", lambda r: request(r, 0).update(result="liar")),
+    ("results_are_the_devices_own", "has 204", lambda r: request(r, 0).update(code=204)),
     ("done_once", "2 times", lambda r: r.work.append(dict(r.work[0]))),
     ("done_once", "of a", lambda r: r.work[0].update(device="b")),
     ("order_held", "in the order", lambda r: r.work.reverse()),
