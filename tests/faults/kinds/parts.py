@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from tests.faults.kinds.base import Fault, Moment
 from tests.faults.site import Site
 from tests.faults.workload import Step
-from tests.system.stand import PATIENCE, REPOSITORY
+from tests.system.stand import PATIENCE, REPOSITORY, NoAnswer
 
 
 class Kill(Fault):
@@ -99,9 +100,43 @@ class KillBroker(Kill):
     promise = "A broker that is killed and forgets everything: what was out is sent again and answered, nothing twice."
     part = "broker"
 
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        # Now and then so long that bundle and devices come back at different times.
+        self.hold = round(chance.choice([0.0, chance.uniform(0, 1), chance.uniform(1, 4)]), 3)
+
     def end(self, site: Site) -> None:
         site.forget_sessions()
         super().end(site)
+
+
+class KillBrokerAndDevices(KillBroker):
+    """The bundle sends everything again to a broker that knows nobody, for the devices come back later."""
+
+    name = "kill_broker_and_devices"
+    promise = "The same while devices are away, which come back after the bundle: they get what was out to them."
+    mixes = False
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.moment = Moment("sent", 0, 0.0)
+        self.hold = round(chance.uniform(0.5, 2), 3)
+        self.fleet = chance.choice(["near", "far"])
+
+    def shape(self, steps: list[Step]) -> None:
+        # Killed at work the devices would forget it, and that is another fault.
+        steps[0].pause = 0.3
+
+    def begin(self, site: Site) -> None:
+        site.parts[self.fleet].kill()
+
+    def end(self, site: Site) -> None:
+        site.stand.broker.kill()
+        mark = len(site.stand.presence.messages)
+        super().end(site)
+        with contextlib.suppress(NoAnswer):  # the bundle is back
+            site.stand.presence.wait(lambda heard: heard.data["connection"] == "online", 15, mark=mark)
+        site.start(site.parts[self.fleet])
 
 
 class KillBrokerSaved(Kill):
@@ -193,6 +228,7 @@ FAULTS: list[type[Fault]] = [
     KillController,
     ControllerInFlight,
     KillBroker,
+    KillBrokerAndDevices,
     KillBrokerSaved,
     RestartBroker,
     FreezeBundle,
