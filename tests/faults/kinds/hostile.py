@@ -27,6 +27,9 @@ from tests.system.stand import PATIENCE
 MAX_MEMORY = 600
 """MiB that the bundle may ever have; it has 80 at the beginning."""
 
+FLAPPING = 100
+"""Devices that nobody knows, and that come and go."""
+
 NO_DESCRIPTOR = 5
 """No new descriptor is below this: there are the standard ones, and what a process opens first and for good."""
 
@@ -302,6 +305,76 @@ class SlowWatchers(Fault):
         yield from memory(site)
 
 
+class FlappingDevices(Fault):
+    """Devices that take the traffic, and others, say ten times a second that they are there and that they are not."""
+
+    name = "flapping_devices"
+    promise = "Devices that come and go ten times a second disturb no job that does not ask who is there."
+    part = "watchers"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.moment = Moment("sent", 1, 0.0)
+        self.hold = round(chance.uniform(0.5, 2), 3)
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, site: Site) -> None:
+        names = [*site.names, *(f"flapping-{number}" for number in range(FLAPPING))]
+        self._thread = threading.Thread(target=self._flap, args=(site.stand.port, names), name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self, site: Site) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _flap(self, port: int, names: list[str]) -> None:
+        with contextlib.suppress(OSError), RawClient(port) as client:
+            while not self._over.is_set():
+                for connection in ("online", "offline"):
+                    self._say(client, names, b'{"connection":"%b"}' % connection.encode())
+                    self._over.wait(0.05)
+            self._say(client, names, b"")
+            client.wait_acknowledged(client.published, 10.0)
+
+    def _say(self, client: RawClient, names: list[str], payload: bytes) -> None:
+        for name in names:
+            client.publish(f"/remote/{name}/presence", payload, retain=True)
+
+
+class Leftovers(Fault):
+    """A half of a snapshot, the empty journal that was to follow, and old journals that were to be removed."""
+
+    name = "leftovers"
+    promise = "Files that a killed compaction or an old life left in the data folder change nothing."
+    part = "bundle"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self.names = chance.sample(["json.tmp", "journal.next", "journal.old"], chance.randint(1, 3))
+        self.stores = chance.choice([["puppetmaster"], ["registry"], ["puppetmaster", "registry"]])
+        self.hold = 0.0
+        self._left: list[Path] = []
+
+    def begin(self, site: Site) -> None:
+        site.stand.bundle.kill()
+        for store in self.stores:
+            generation = max([0, *(int(path.suffix[1:]) for path in site.data.glob(f"{store}.journal.*"))])
+            for name in self.names:
+                number = {"journal.next": generation + 1, "journal.old": generation - 1}.get(name)
+                file = site.data / f"{store}.{name if number is None else f'journal.{number}'}"
+                if number is None or number > 0:
+                    file.write_bytes(b"" if name == "journal.next" else b'{"jobs":{"1":{"half of it')
+                    self._left.append(file)
+
+    def end(self, site: Site) -> None:
+        site.start(site.stand.bundle)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({' '.join(path.name for path in self._left)})"
+
+
 class NoFiles(Fault):
     """RLIMIT_NOFILE of the running bundle is set so low that it gets no descriptor any more, not even in the place of
     one that it closes; mostly its connections are reset, so that it needs some."""
@@ -356,5 +429,5 @@ def memory(site: Site) -> Iterable[str]:
 
 FAULTS: list[type[Fault]] = [
     Copies, Contradict, Foreign, Unknown, Malformed, Huge, Retained, Everything, Flood, Poison, Burst, SlowWatchers,
-    NoFiles,
+    FlappingDevices, Leftovers, NoFiles,
 ]  # fmt: skip
