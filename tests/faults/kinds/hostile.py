@@ -183,6 +183,8 @@ class Poison(Fault):
     def begin(self, site: Site) -> None:
         with contextlib.suppress(OSError), RawClient(site.stand.port) as client:
             topics = ["/controller", *tunnels(site)]
+            if len(topics) == 1:
+                self.violations.append("the bundle's tunnel at the controller is not known")
             for topic in topics:
                 for payload in self.chosen:
                     client.publish(topic, payload)

@@ -4,7 +4,6 @@ control plane, and what it hears of devices."""
 from __future__ import annotations
 
 import random
-import secrets
 import threading
 
 from tests.faults.kinds.base import Fault
@@ -186,7 +185,7 @@ class Rival(Repeated):
 
     def once(self, site: Site) -> None:
         own = f"puppetmaster-{site.stand.instance}"
-        client_id = self.chance.choice([own, own, f"{own}-devices", f"{own}-rollcall-{secrets.token_hex(2)}"])
+        client_id = self.chance.choice([own, own, f"{own}-devices", f"{own}-rollcall"])
         try:
             RawClient(site.stand.port, client_id, clean=self.clean, acknowledge=False).close()
         except OSError:
