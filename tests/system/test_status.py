@@ -55,7 +55,8 @@ def until_health(stand: Stand, **wanted: Any) -> tuple[int, Document]:
 
 
 READY = {
-    "live": True, "ready": True, "broker": "connected", "controller": "registered", "store": "ok", "instance": "stand",
+    "live": True, "ready": True, "broker": "connected", "controller": "registered", "store": "ok", "registry": "ok",
+    "memory": "ok", "instance": "stand",
 }  # fmt: skip
 
 
@@ -121,13 +122,14 @@ def test_with_a_store_that_cannot_write_it_is_not_ready_until_it_can(stand: Stan
 COUNTERS = {
     "puppetmaster_requests_ended", "puppetmaster_requests_sent", "puppetmaster_answers_taken",
     "puppetmaster_answers_dropped", "puppetmaster_journal_commits", "puppetmaster_journal_written_bytes",
-    "puppetmaster_broker_reconnects",
+    "puppetmaster_broker_reconnects", "puppetmaster_jobs_refused_memory",
 }  # fmt: skip
 
 GAUGES = {
     "puppetmaster_jobs", "puppetmaster_requests", "puppetmaster_window_used", "puppetmaster_window_size",
     "puppetmaster_store_writable", "puppetmaster_broker_connected", "puppetmaster_controller_registered",
-    "puppetmaster_watchers", "puppetmaster_devices",
+    "puppetmaster_watchers", "puppetmaster_devices", "puppetmaster_registry_writable", "puppetmaster_memory_bytes",
+    "puppetmaster_memory_limit_bytes",
 }  # fmt: skip
 
 
