@@ -362,7 +362,10 @@ class Leftovers(Fault):
     def begin(self, site: Site) -> None:
         site.stand.bundle.kill()
         for store in self.stores:
-            generation = max([0, *(int(path.suffix[1:]) for path in site.data.glob(f"{store}.journal.*"))])
+            # Of the snapshot: a journal with a higher number may itself be left over.
+            snapshot = site.data / f"{store}.json"
+            found = re.findall(r'"generation":(\d+)', snapshot.read_text() if snapshot.exists() else "")
+            generation = int(found[-1]) if found else 0
             for name in self.names:
                 number = {"journal.next": generation + 1, "journal.old": generation - 1}.get(name)
                 file = site.data / f"{store}.{name if number is None else f'journal.{number}'}"
