@@ -23,8 +23,6 @@ from tests.faults.kinds import FAULTS, MIXED
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play runs; 1 when an invariant was violated."""
-    end_with_parent()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     if options.results:
         options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -112,4 +110,6 @@ def _explain(result: Result, seed: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # installations are taken down
     sys.exit(main())

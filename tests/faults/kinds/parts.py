@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from tests.faults.kinds.base import Fault, Moment
 from tests.faults.site import Site
-from tests.faults.workload import Step
+from tests.faults.workload import PATIENT, Step
 from tests.system.stand import PATIENCE, REPOSITORY, NoAnswer
 
 
@@ -126,6 +126,8 @@ class KillBrokerAndDevices(KillBroker):
     def shape(self, steps: list[Step]) -> None:
         # Killed at work the devices would forget it, and that is another fault.
         steps[0].pause = 0.3
+        for step in steps:  # nor is a timeout to help
+            step.posted.document |= {"requestTimeout": 600, "retry": {**PATIENT, "on": [408, 423, 429, 503]}}
 
     def begin(self, site: Site) -> None:
         site.parts[self.fleet].kill()
