@@ -155,6 +155,8 @@ class Run:
         lifted = self._fault()
         site.base = {"seed": self.plan.seed}
         site.steer()
+        for fault in self.plan.faults:
+            self.records.posted += fault.posted
         self._recover(lifted)
         self.traffic.join()
         site.collect(self.plan.label, self.records)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tests.faults.records import Records
+from tests.faults.records import Posted, Records
 from tests.faults.site import Site
 from tests.faults.workload import Step
 
@@ -72,6 +72,8 @@ class Fault:
         self.violations: list[str] = []
         self.label = ""
         """Of the run's jobs."""
+        self.posted: list[Posted] = []
+        """What it posted itself, for the invariants; named ``<label>-...`` and with the label ``run``."""
 
     def begin(self, site: Site) -> None:
         """Break something."""

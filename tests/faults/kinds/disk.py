@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import random
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,10 +22,15 @@ from puppetmaster.store.frames import Replay, encode_frame
 from puppetmaster.store.ledger import Changes
 from tests.faults.kinds.base import Fault
 from tests.faults.power import after_a_cut
-from tests.faults.records import Records
-from tests.faults.site import Site
+from tests.faults.records import Posted, Records
+from tests.faults.site import NotRecovered, Site
+from tests.faults.workload import PATIENT
+from tests.system.stand import PATIENCE
 
 JOURNAL = "puppetmaster.journal.*"
+
+LONG = 200_000
+"""Bytes of a journal that is not opened a hundred times."""
 
 
 class FailingDisk(Fault):
@@ -49,6 +55,8 @@ class FailingDisk(Fault):
     def end(self, site: Site) -> None:
         if self.refuses:
             self.try_a_job(site)
+        else:
+            self.post_a_job(site)
         site.base.pop("faults", None)
         site.steer()
 
@@ -68,6 +76,22 @@ class FailingDisk(Fault):
                 self.violations.append(f"a job was answered {reply.status_code}, not 503: {reply.text:.200}")
             if site.stand.bundle.running and site.http.get("/jobs?limit=1").status_code != 200:
                 self.violations.append("jobs can't be read while the disk fails")
+
+    def post_a_job(self, site: Site) -> None:
+        """Post one that must be accepted in the end, so that the fault meets at least this."""
+        batch = [{"method": "put", "resource": "/during", "__request": {"destination": site.probes}}]
+        name = f"{self.label}-during"
+        more = {"key": f"key-{name}", "labels": {"run": self.label}, "requestTimeout": 2, "retry": PATIENT}
+        posted = Posted({"name": name, "batch": batch, **more})
+        self.posted.append(posted)
+        deadline = time.monotonic() + PATIENCE
+        while not posted.ids and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                reply = site.http.post("/jobs", json=posted.document)
+                posted.codes.append(reply.status_code)
+                if reply.status_code == 200:
+                    posted.ids.add(reply.json()["id"])
+            time.sleep(0.02)
 
     def check(self, site: Site, records: Records) -> Iterable[str]:
         # Also found by nothing_refused_exists, as a job that nobody asked for.
@@ -101,10 +125,13 @@ class SyncFailsOnce(FailingDisk):
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
-        self.call = chance.choice(["sync", "sync", "sync_folder", "write", "replace"])
+        # What fails next is a call of the new snapshot that the first failure makes necessary.
+        self.calls = chance.choice(
+            [["sync"], ["write"], ["sync", "replace"], ["sync", "sync_folder"], ["sync", "open"]]
+        )
 
     def faults(self) -> list[dict[str, Any]]:
-        return [{"id": self.label, "call": self.call, "error": "EIO", "times": 1}]
+        return [{"id": f"{self.label}-{call}", "call": call, "error": "EIO", "times": 1} for call in self.calls]
 
 
 class DoneButFailed(FailingDisk):
@@ -202,6 +229,9 @@ class TornTail(Damaged):
 
     def damage(self, site: Site) -> None:
         journal = _journal(site.data)
+        if journal is not None and journal.stat().st_size > LONG:
+            asyncio.run(_compact(site.data))
+            [journal] = site.data.glob(JOURNAL)
         if journal is None:
             return
         frames = _frames(journal)
@@ -291,10 +321,11 @@ class HalfCompaction(Fault):
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
         self.die, self.keep = chance.randint(2, 9), chance.choice([0.0, 0.4, 0.9])
-        self.hold = round(chance.uniform(1.5, 2.5), 3)
+        self.has_died = False
+        self.hold = 0.0
 
     def control(self) -> dict[str, Any]:
-        return {"compact": 3000, "keep": self.keep}
+        return {"compact": 1000, "keep": self.keep}
 
     def begin(self, site: Site) -> None:
         site.stand.bundle.kill()
@@ -302,11 +333,15 @@ class HalfCompaction(Fault):
         site.start(site.stand.bundle)
 
     def end(self, site: Site) -> None:
+        with contextlib.suppress(NotRecovered):
+            site.wait(lambda: not site.stand.bundle.running, "it compacts nothing", 15)
+        self.has_died = not site.stand.bundle.running
+        site.stand.bundle.kill()
         site.steer()
         site.start(site.stand.bundle)
 
     def __str__(self) -> str:
-        return f"{super().__str__()} at call {self.die}"
+        return f"{super().__str__()} at call {self.die}" + (" (died there)" if self.has_died else "")
 
 
 class Clock(Fault):
@@ -367,6 +402,10 @@ async def _requests_of(folder: Path) -> list[int]:
     finally:
         with contextlib.suppress(StoreUnavailable):
             await store.close()
+
+
+async def _compact(folder: Path) -> None:
+    await TinyStore.open(folder).close()
 
 
 def _journal(folder: Path) -> Path | None:

@@ -80,9 +80,10 @@ class ControllerInFlight(Kill):
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
-        self.moment = Moment("sent", 1, round(chance.uniform(0, 0.06), 4))
+        # The disk takes so long that the POST is not answered when the controller dies.
+        self.delay = 0.15
+        self.moment = Moment("sent", 1, round(chance.uniform(0, 0.12), 4))
         self.hold = 0.0
-        self.delay = chance.choice([0.0, 0.05])
 
     def shape(self, steps: list[Step]) -> None:
         steps.sort(key=lambda step: step.posted.is_bad)
