@@ -109,7 +109,13 @@ def _explain(result: Result, seed: str) -> None:
     print(f"  logs in {result.kept}; again: {again}", flush=True)
 
 
+def _leave(number: int, frame: object) -> None:
+    """Take the installations down, once: more signals must not disturb that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # installations are taken down
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())
