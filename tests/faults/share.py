@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.faults.campaign import Result, Run, plan
+from tests.faults.records import Records
 from tests.faults.site import Site
 
 SEED = "suite"
@@ -21,6 +22,8 @@ class Share:
     def __init__(self, folder: Path) -> None:
         self._folder, self._lives = folder, 0
         self._site: Site | None = None
+        self.records = Records()
+        """Of the last run."""
 
     def play(self, kind: str, number: int = 0, *, is_last: bool = False) -> Result:
         """Play a run; the kind takes part in its number."""
@@ -28,7 +31,8 @@ class Share:
             self._lives += 1
             self._site = Site(self._folder / f"site-{self._lives}").__enter__()
         number += zlib.crc32(kind.encode()) % 100_000 * 10  # whatever other faults there are
-        result = Run(self._site, plan(SEED, number, [kind], self._site.names), kind, is_last=is_last).play()
+        run = Run(self._site, plan(SEED, number, [kind], self._site.names), kind, is_last=is_last)
+        result, self.records = run.play(), run.records
         if result.violations or is_last:
             self.__exit__(None, None, None)
         return result

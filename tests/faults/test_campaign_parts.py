@@ -22,3 +22,7 @@ def test_nothing_is_lost_and_nothing_is_done_twice(share: Share, fault: type[Fau
     if result.skipped:
         pytest.skip(result.skipped)
     assert result.violations == [], result.line()
+    # Whoever compares nothing finds nothing.
+    seen = share.records
+    assert seen.posted and seen.jobs and seen.requests and seen.work and seen.told
+    assert seen.stored is not None and seen.stored["jobs"] and seen.stored["requests"]
