@@ -9,6 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+EXPOSED = (
+    "Warning: everybody on this machine can read a password on the command line; "
+    "put it into a file (--broker-password-file) or into the environment (PUPPETMASTER_BROKER)"
+)
+"""What to tell whoever gives the password of a broker as a flag."""
+
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 _LISTEN = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")

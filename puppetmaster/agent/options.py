@@ -310,6 +310,12 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envir
     return AgentSettings(labels=values.pop("label"), facts=values.pop("fact"), **values)
 
 
+def shows_password(arguments: Sequence[str]) -> bool:
+    """Whether a password stands among arguments that :func:`read_options` takes: everybody can read those."""
+    given = _parser().parse_args(arguments)
+    return any(BrokerAddress.parse(url).password for url in (given.broker, given.controller) if url)
+
+
 def _with_password(broker: BrokerAddress, file: Path | None) -> BrokerAddress:
     try:
         return broker.with_password(file) if file is not None else broker

@@ -25,7 +25,6 @@ from puppetmaster.agent.rights import Rights
 from puppetmaster.agent.telemetry import Frequent, Telemetry, facts, seldom
 from puppetmaster.agent.worker import Worker
 from puppetmaster.bus import STEADY, Bus, Will
-from puppetmaster.logs import start_logging
 from puppetmaster.times import to_text
 from puppetmaster.version import __version__
 
@@ -46,7 +45,6 @@ def run(settings: AgentSettings) -> int:
 
     :raises PuppetmasterError: when a setting or the folder can't be used.
     """
-    start_logging(settings.log)
     return loop.run(_run(settings))
 
 

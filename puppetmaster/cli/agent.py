@@ -1,18 +1,16 @@
-"""``puppetmaster agent``: the device's side, in a process of its own that has loaded no more than it needs."""
+"""``puppetmaster agent``: the device's side. Its help, for :mod:`puppetmaster.cli` runs it without this module."""
 
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
-from puppetmaster.agent.options import EPILOG, Option, options, read_options
-from puppetmaster.cli.options import EXPOSED, joined, shows_password
-from puppetmaster.cli.outcome import reported, say
+from puppetmaster.agent.__main__ import main
+from puppetmaster.agent.options import EPILOG, Option, options
+from puppetmaster.cli.options import joined
 
 Command = Callable[..., None]
 
@@ -53,11 +51,6 @@ def _words(option: Option, value: Any) -> Iterator[str]:
             yield f"{option.flag}={text}"
 
 
-def _is_exposed(word: str) -> bool:
-    flag, _, value = word.partition("=")
-    return flag in ("--broker", "--controller") and shows_password(value)
-
-
 @with_options
 def agent(words: list[str]) -> None:
     """Run the agent: the device's side of puppetmaster.
@@ -72,9 +65,4 @@ def agent(words: list[str]) -> None:
       puppetmaster agent --id press-7 --commands 'uptime,systemctl status *'
       puppetmaster agent --id press-7 --controller mqtt://localhost:1884
     """
-    with reported():
-        read_options(words)  # what is wrong is said before anything else is loaded
-        if any(_is_exposed(word) for word in words):
-            say(EXPOSED)
-    # This process has the command line's libraries in its memory, and an agent is to be small.
-    os.execv(sys.executable, [sys.executable, "-m", "puppetmaster.agent", *words])
+    raise typer.Exit(main(words))

@@ -12,7 +12,6 @@ from puppetmaster.cli.options import with_settings
 from puppetmaster.cli.outcome import BadUsage, reported, say
 from puppetmaster.cli.password import read_password
 from puppetmaster.dut.book import Kind
-from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ def server(
     """
     from puppetmaster.address import ListenAddress
 
-    start_logging(settings.log)
     try:
         listen = ListenAddress.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except ValueError:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from puppetmaster.address import BrokerAddress
+from puppetmaster.address import EXPOSED, BrokerAddress
 from puppetmaster.cli.outcome import reported, say
+from puppetmaster.logs import start_logging
 from puppetmaster.settings import CONFIG_ENV, CONFIG_FLAG, DEFAULT_FILE, Option, Settings, options
 
 Command = Callable[..., None]
@@ -29,18 +30,13 @@ REACH = BROKER + CLIENT_ONLY
 ALL = tuple(option.name for option in options() if option.name not in CLIENT_ONLY)
 """The settings of the bundle."""
 
-EXPOSED = (
-    "Warning: everybody on this machine can read a password on the command line; "
-    "put it into a file (--broker-password-file) or into the environment (PUPPETMASTER_BROKER)"
-)
-
 _PANEL = "Settings"
 
 
 def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
     """Give a command a flag for each of these settings and ``--config``, and call it with the settings in force.
 
-    Errors end the command with one line on stderr.
+    A command with the setting ``log`` begins its log first. Errors end the command with one line on stderr.
 
     :param defaults: what its help is to say where the command has defaults of its own, by the names of the settings.
     """
@@ -51,7 +47,9 @@ def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Cal
             with reported():
                 flags = {option.name: values.pop(option.name) for option in _flags(names)}
                 settings = Settings.load(flags, file=values.pop("config"))
-                if shows_password(str(flags.get("broker") or "localhost")):
+                if "log" in names:
+                    start_logging(settings.log)
+                if (broker := flags.get("broker")) and BrokerAddress.parse(broker).password:
                     say(EXPOSED)
                 command(settings, **values)
 
@@ -65,11 +63,6 @@ def with_settings(*names: str, defaults: Mapping[str, str] | None = None) -> Cal
         return run
 
     return decorate
-
-
-def shows_password(broker: str) -> bool:
-    """Whether there is a password in the address of a broker."""
-    return BrokerAddress.parse(broker).password is not None
 
 
 def joined(text: str) -> str:

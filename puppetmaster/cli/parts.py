@@ -15,7 +15,6 @@ from puppetmaster.cli.destinations import expand
 from puppetmaster.cli.options import BROKER, Json, with_settings
 from puppetmaster.cli.outcome import BadUsage, say
 from puppetmaster.cli.running import serve_until_signal
-from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def controller(
     """
     from puppetmaster.embedded.controller import Controller
 
-    start_logging(settings.log)
     try:
         part = Controller(settings.broker, local_id=local_id)
     except ValueError as error:
@@ -81,7 +79,6 @@ def broker(
     """
     from puppetmaster.embedded.broker import find_mosquitto, run_foreground
 
-    start_logging(settings.log)
     if kind is BrokerKind.MOSQUITTO and find_mosquitto() is None:
         raise BadUsage("--kind", "mosquitto is not installed here; amqtt is always there")
     raise typer.Exit(run_foreground(port, host, "amqtt" if kind is BrokerKind.AMQTT else "mosquitto"))
@@ -134,7 +131,6 @@ def simulate(
     """
     from puppetmaster.embedded.devices import Behaviour, Fleet, Latency
 
-    start_logging(settings.log)
     destinations = _destinations(devices, names)
     try:
         behaviour = Behaviour(

@@ -18,7 +18,6 @@ from puppetmaster.cli.options import ALL, with_settings
 from puppetmaster.cli.outcome import FAILED, BadUsage, say
 from puppetmaster.cli.processes import ChildFailed, Children
 from puppetmaster.errors import BusError
-from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -51,7 +50,6 @@ def serve(
       puppetmaster serve --embedded
       puppetmaster serve --http off
     """
-    start_logging(settings.log)
     if settings.source("http") == "default" and not plain:
         settings = replace(settings, http=DEFAULT_HTTP)
     raise typer.Exit(_serve_embedded(settings) if embedded else _run_bundle(settings))

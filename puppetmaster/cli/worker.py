@@ -12,7 +12,6 @@ from puppetmaster.cli.options import positive, with_settings
 from puppetmaster.cli.outcome import BadUsage
 from puppetmaster.cli.running import serve_until_signal
 from puppetmaster.errors import SettingsError
-from puppetmaster.logs import start_logging
 from puppetmaster.settings import Settings
 
 _PACE = "Pace"
@@ -67,7 +66,6 @@ def worker(
     from puppetmaster.client.farm import FarmClient
     from puppetmaster.worker import Pace, WorkerProgram
 
-    start_logging(settings.log)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every call says nothing
     try:
         client = FarmClient(manager, token=settings.token, ca_file=settings.ca_file)

@@ -199,6 +199,22 @@ def test_a_password_on_the_command_line_is_warned_of(tmp_path):
     assert "mqtt://me:***@example:1883" in told.stdout and "hunter2" not in told.stdout
 
 
+AT_ONCE = [["controller", "--local-id", "a/b"], ["agent", "--id", "a", "--folder", "/proc/nowhere"]]
+"""What logs, and ends by itself."""
+
+
+@pytest.mark.parametrize("words", AT_ONCE)
+def test_what_has_a_log_warns_of_a_password_too_and_says_all_in_json_where_that_is_the_log(words):
+    exposed = [sys.executable, "-m", "puppetmaster", *words, "--broker", "mqtt://me:hunter2@example"]
+    text = subprocess.run(exposed, capture_output=True, text=True, timeout=60)
+    warning, error = text.stderr.splitlines()
+    assert warning.startswith("Warning: everybody on this machine can read a password")
+    assert error.startswith("Error: ")
+    lines = subprocess.run([*exposed, "--log", "json"], capture_output=True, text=True, timeout=60).stderr
+    assert [json.loads(line)["event"] for line in lines.splitlines()] == ["said", "cannot_run"]
+    assert "hunter2" not in lines + text.stderr
+
+
 def test_settings_as_json_are_one_document():
     result = invoke("settings", "--json", "--window", "7")
     document = json.loads(result.stdout)
