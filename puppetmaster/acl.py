@@ -33,6 +33,12 @@ TUNNELS = "+"
 CLIENTS = "/puppetmaster/client/+"
 """The topics on which the command line hears from the controller."""
 
+USED = (
+    wire.CONTROLLER_TOPIC, TUNNELS, CLIENTS, wire.answer_topic("+", "+"), *TOPICS,
+    wire.job_topic("+", "+"), wire.presence_topic("+"), "/puppetmaster/+/rollcall/+",
+)  # fmt: skip
+"""All topics but those that devices get their requests on."""
+
 _USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 _WRITE, _READ, _BOTH, _DENY = "write", "read", "readwrite", "deny"
@@ -287,12 +293,19 @@ def check_template(template: str) -> None:
     levels = template.split("/")
     if PLACEHOLDER not in levels:
         raise UnusableName("topic", f"{PLACEHOLDER} has to be a whole level of it: Mosquitto puts names nowhere else")
-    if len(levels) == 1:
-        raise UnusableName("topic", "of one level it can't be told from the tunnels of bundles: it needs two")
     if "%" in template or template != template.strip():
         raise UnusableName("topic", "it can't hold % or begin or end with a space")
-    if template == f"/remote/{PLACEHOLDER}/{PRESENCE}" or template in (wire.CONTROLLER_TOPIC, CLIENTS):
-        raise UnusableName("topic", "it is a topic that is used for something else")
+    for used in USED:
+        if _meet(levels, used.split("/")):
+            raise UnusableName("topic", f"it can't be told from {used}, which is used for something else")
+
+
+def _meet(template: list[str], used: list[str]) -> bool:
+    """Whether a topic of the template may be one that is used: each level is the same, or free in one of them."""
+    free = (PLACEHOLDER, "+")
+    return len(template) == len(used) and all(
+        one == other or one in free or other in free for one, other in zip(template, used, strict=True)
+    )
 
 
 def _no_device(name: str) -> Iterator[Line]:

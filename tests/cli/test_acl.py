@@ -79,7 +79,9 @@ def test_the_template_of_topics_is_kept_to(template, reads, writes):
     "template",
     [
         "/x/dev-{destination}", "{destination}", "/%u/{destination}", "/x/{destination} ",
-        "/remote/{destination}/presence",
+        # These are used: a device would hear what is for others, or anybody could have the controller speak to it.
+        "/remote/{destination}/presence", "/remote/{destination}/event", "/remote/a/answer/{destination}",
+        "/puppetmaster/client/{destination}", "/puppetmaster/{destination}/presence", "/{destination}",
     ],
 )  # fmt: skip
 def test_a_template_that_mosquitto_can_not_keep_apart_is_refused(template):
