@@ -254,16 +254,19 @@ set_tcp_nodelay true
 # Mosquitto reads a changed file when it is told to: systemctl reload mosquitto
 set -eu
 umask 077
+parts=$(mktemp names.XXXXXX)
 names=$(mktemp names.XXXXXX)
 missing=$(mktemp names.XXXXXX)
 new=$(mktemp passwd.XXXXXX)
-trap 'rm -f "$names" "$missing" "$new"' EXIT
-{{
-    cat <<'PARTS'
+trap 'rm -f "$parts" "$names" "$missing" "$new"' EXIT
+cat >"$parts" <<'PARTS'
 {names}
 PARTS
-    [ -t 0 ] || cat
-}} >"$names"
+[ -t 0 ] || tr -d '\\r' >"$names"
+if grep -Fxf "$parts" "$names" >&2; then
+    echo "is a part of the installation: no device may be called that, it would have the rights of the part" >&2
+    exit 1
+fi
 while IFS= read -r name || [ -n "$name" ]; do
     case $name in
     . | .. | *[:/+]* | *'#'*)
@@ -274,11 +277,12 @@ while IFS= read -r name || [ -n "$name" ]; do
 done <"$names"
 mkdir -p secrets
 touch passwd
-awk -F: 'FILENAME == "passwd" {{ have[$1]; next }} $0 && !($0 in have) && !seen[$0]++' passwd "$names" >"$missing"
+awk -F: 'FILENAME == "passwd" {{ have[$1]; next }} $0 != "" && !($0 in have) && !seen[$0]++' \\
+    passwd "$parts" "$names" >"$missing"
 while IFS= read -r name; do
-    password=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
-    printf '%s:%s\n' "$name" "$password" >>"$new"
-    printf '%s\n' "$password" >"secrets/$name"
+    password=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \\n')
+    printf '%s:%s\\n' "$name" "$password" >>"$new"
+    printf '%s\\n' "$password" >"secrets/$name"
 done <"$missing"
 [ ! -s "$new" ] || mosquitto_passwd -U "$new"
 cat "$new" >>passwd

@@ -1,7 +1,9 @@
 """``puppetmaster acl mosquitto``: what it prints and writes, and for which instance."""
 
 import asyncio
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,22 @@ def test_files_are_written_and_not_overwritten_unasked(tmp_path):
     assert invoke("--instance", "a", "--output", str(folder), "--force").exit_code == 0
     assert (folder / "acl").read_text() == acl("a")
     assert not any(stat.S_IMODE(path.stat().st_mode) & 0o022 for path in folder.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("mosquitto_passwd") is None, reason="mosquitto_passwd is not installed")
+def test_the_script_knows_zeros_and_lines_of_windows_and_gives_no_device_the_password_of_a_part(tmp_path):
+    assert invoke("--instance", "a", "--output", str(tmp_path)).exit_code == 0
+
+    def run(names):
+        return subprocess.run(["sh", "passwords.sh"], cwd=tmp_path, input=names.encode(), capture_output=True)
+
+    assert run("b\ntool\n").returncode == 1
+    assert not (tmp_path / "secrets").exists()
+    for _ in range(2):
+        assert run("0\r\n000\r\n\r\nlast").returncode == 0
+    users = [line.partition(":")[0] for line in (tmp_path / "passwd").read_text().splitlines()]
+    assert users == ["puppetmaster", "controller", "view", "tool", "reader", "0", "000", "last"]
+    assert sorted(path.name for path in (tmp_path / "secrets").iterdir()) == sorted(users)
 
 
 # The instance
