@@ -113,7 +113,7 @@ class Proxy:
         self._mood = CLEAR
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -123,7 +123,7 @@ class Proxy:
     def start(self) -> Proxy:
         """Listen from now on."""
         self._thread.start()
-        self._steer(self._listen())
+        self._steer(self._set(CLEAR))
         return self
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class Proxy:
         self._mood = mood
         self._changed.set()
         self._changed = asyncio.Event()
-        await self._listen()
+        self._listen()
 
     async def _clear(self, reset: bool) -> None:
         for link in list(self._links):
@@ -207,7 +207,7 @@ class Proxy:
 
     async def _refuse(self) -> None:
         await self._set(CLEAR)
-        await self._stop_listening()
+        self._stop_listening()
         await self._reset()
 
     async def _reset(self) -> None:
@@ -216,27 +216,42 @@ class Proxy:
 
     # Connections
 
-    async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, sock=_bound(self.port), backlog=128)
+    # Not asyncio's server: one that is closed in the moment of an accept leaves that connection open, and mute.
 
-    async def _stop_listening(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()  # not wait_closed: since Python 3.12 that waits for the connections too
+    def _listen(self) -> None:
+        if self._listening is None:
+            self._listening = _bound(self.port)
+            self._listening.listen(128)
+            self._listening.setblocking(False)
+            self._loop.add_reader(self._listening, self._take, self._listening)
+
+    def _take(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # whoever came has gone again
+            connection, _ = listening.accept()
+            task = self._loop.create_task(self._accept(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
 
     async def _end(self) -> None:
-        await self._stop_listening()
+        self._stop_listening()
         await self._reset()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+    async def _accept(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        near_reader, near = await asyncio.open_connection(sock=connection)
         try:
             far_reader, far = await asyncio.open_connection("127.0.0.1", self._upstream, limit=CHUNK)
         except OSError:
             _reset(near)  # the broker is away
             return
-        if self._server is None:
+        if self._listening is None:
             _reset(near)
             _reset(far)
             return
