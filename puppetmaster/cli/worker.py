@@ -25,8 +25,8 @@ def worker(
         typer.Option(
             metavar="URL",
             envvar="PUPPETMASTER_MANAGER",
-            help="The manager, http://host:8080/manager. Where a login is needed, with the name and a token of an "
-            "account in it, http://name:token@host:8080/manager, or with the token in PUPPETMASTER_TOKEN.",
+            help="The manager, http://host:8080/manager. Where a login is needed, a token of an account belongs into "
+            "PUPPETMASTER_TOKEN; in the URL (http://name:token@host:8080/manager) everybody on this machine can read it.",
         ),
     ],
     name: Annotated[
@@ -59,7 +59,7 @@ def worker(
     \b
     Examples:
       puppetmaster worker --manager http://localhost:8080/manager
-      puppetmaster worker --manager http://ana:pm_TOKEN@farm/manager --name r1
+      PUPPETMASTER_TOKEN=$(cat token) puppetmaster worker --manager http://farm/manager --name r1
       puppetmaster worker --manager http://localhost:8080/manager --once
     """
     # Imported here: --help needs no HTTP.
