@@ -26,7 +26,7 @@ def worker(
             metavar="URL",
             envvar="PUPPETMASTER_MANAGER",
             help="The manager, http://host:8080/manager. Where a login is needed, a token of an account belongs into "
-            "PUPPETMASTER_TOKEN; in the URL (http://name:token@host:8080/manager) everybody on this machine can read it.",
+            "PUPPETMASTER_TOKEN; in the URL, http://name:token@host:8080/manager, everybody here can read it.",
         ),
     ],
     name: Annotated[
@@ -59,7 +59,8 @@ def worker(
     \b
     Examples:
       puppetmaster worker --manager http://localhost:8080/manager
-      PUPPETMASTER_TOKEN=$(cat token) puppetmaster worker --manager http://farm/manager --name r1
+      PUPPETMASTER_TOKEN=pm_... puppetmaster worker --manager http://farm/manager
+      puppetmaster worker --manager http://localhost:8080/manager --name r1
       puppetmaster worker --manager http://localhost:8080/manager --once
     """
     # Imported here: --help needs no HTTP.
