@@ -18,7 +18,7 @@ from puppetmaster.cli.processes import PARENT_ENV, end_with_parent
 from tests.faults import report
 from tests.faults.bundle import BUGS
 from tests.faults.campaign import Campaign, Result
-from tests.faults.kinds import FAULTS, MIXED
+from tests.faults.kinds import ALL, FAULTS, MIXED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the number of the first run")
     parser.add_argument("--step", type=int, default=1, help="from one number to the next")
     options = parser.parse_args(arguments)
-    options.only = options.only.split(",") if options.only else [*FAULTS, MIXED]
+    options.only = options.only.split(",") if options.only else ALL
     unknown = set(options.only) - {*FAULTS, MIXED}
     if unknown:
         parser.error(f"there is no fault {', '.join(sorted(unknown))}")
@@ -81,7 +81,7 @@ def _play_beside(options: argparse.Namespace) -> int:
 
 def _play(options: argparse.Namespace) -> int:
     campaign = Campaign(options.seed, options.only, folder=options.folder, bugs=options.bug, results=options.results)
-    print(f"seed {options.seed}, faults {', '.join(campaign.kinds)}", flush=True)
+    print(f"seed {options.seed}, faults {', '.join(dict.fromkeys(campaign.kinds))}", flush=True)
     failed = False
     for result in campaign.play(_numbers(options)):
         print(result.line(), flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from tests.faults import invariants
-from tests.faults.kinds import FAULTS, MIXED, Fault
+from tests.faults.kinds import ALL, FAULTS, MIXED, Fault
 from tests.faults.records import Posted, Records
 from tests.faults.site import NotRecovered, Site, chance, read_stock
 from tests.faults.workload import PATIENT, Step, Traffic, draw
@@ -268,7 +268,7 @@ class Campaign:
         bugs: Sequence[str] = (),
         results: Path | None = None,
     ) -> None:
-        self.seed, self.kinds, self.bugs, self.results = seed, list(kinds or [*FAULTS, MIXED]), bugs, results
+        self.seed, self.kinds, self.bugs, self.results = seed, list(kinds or ALL), bugs, results
         self.folder = folder or Path(tempfile.mkdtemp(prefix="faults-"))
 
     def play(self, numbers: Iterator[int]) -> Iterator[Result]:

@@ -12,4 +12,7 @@ FAULTS: dict[str, type[Fault]] = {
 MIXED = "mixed"
 """Stands for two or three faults at once."""
 
-__all__ = ["FAULTS", "MIXED", "Fault"]
+ALL = [*FAULTS, *[MIXED] * 10]
+"""What the runs of a campaign take in turn: mixtures are many, and each is played by few runs."""
+
+__all__ = ["ALL", "FAULTS", "MIXED", "Fault"]
