@@ -37,6 +37,8 @@ class FailingDisk(Fault):
     """Some calls fail until it is lifted; meanwhile a new job is refused, and never appears."""
 
     part = "disk"
+    # A bundle that another fault has killed does not start on such a disk; it is started again.
+    logs = ("can't run: the store can't write",)
     refuses: ClassVar[bool] = True
     """Whether no job at all may be accepted while it lasts."""
 
