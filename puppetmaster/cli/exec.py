@@ -47,6 +47,9 @@ REST_TIME = 10.0
 PAGE = 200
 """Requests that are asked for at once in the end; fewer where their answers are long."""
 
+FIRST_PAGE = 1000
+"""The same in the beginning, when there are no answers yet."""
+
 _WHERE, _HOW, _SHOWN = "Where", "The command", "What is shown"
 
 
@@ -365,7 +368,7 @@ class _Execution:
 
     async def _speak(self, view: View) -> None:
         try:
-            async with aclosing(self._output.pieces(self._id, self._request_ids)) as pieces:
+            async with aclosing(self._output.pieces(self._id, self._request_ids, self._destinations)) as pieces:
                 async for piece in pieces:
                     self._was_seen = True
                     view.show(piece)
@@ -405,8 +408,18 @@ class _Execution:
             self._called_off = False  # it has just ended by itself
 
     async def _gather(self, groups: Groups) -> None:
-        """Read what every request came to, in pages that fit the way."""
-        offset, limit = 0, PAGE
+        """Read what every request came to."""
+        async for request in self._requests(PAGE):
+            groups.add(request)
+            if self._shown.json and self._shown.summary:
+                _print_result(request)
+
+    async def _destinations(self) -> dict[int, str]:
+        return {request["id"]: request["__request"]["destination"] async for request in self._requests(FIRST_PAGE)}
+
+    async def _requests(self, limit: int) -> AsyncIterator[Document]:
+        """All requests of the job, in pages that fit the way."""
+        offset = 0
         while offset < self._job["totalCount"]:
             try:
                 page = (await self._client.job(self._id, limit=limit, offset=offset))["requests"]
@@ -416,9 +429,7 @@ class _Execution:
                 limit = max(1, limit // 2)
                 continue
             for request in page:
-                groups.add(request)
-                if self._shown.json and self._shown.summary:
-                    _print_result(request)
+                yield request
             if not page:
                 return
             offset += len(page)

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from puppetmaster.client.events import Event, EventReader
 from puppetmaster.client.server import Server
 from puppetmaster.client.watching import SILENCE
 from puppetmaster.errors import BusError
+from puppetmaster.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ FEW = 200
 """Requests that have a subscription each; more of them share one for all output there is."""
 
 EARLY = 10_000
-"""Chunks that are kept from before it is known whose they are."""
+"""Chunks that are kept from before it is known which are wanted, and whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,10 @@ class Piece:
     request_id: int
     destination: str
     chunk: Chunk
+
+
+AskDestinations = Callable[[], Awaitable[Mapping[int, str]]]
+"""Asks for the destinations of a job's requests, by their ids."""
 
 
 class Output(ABC):
@@ -70,9 +75,10 @@ class Output(ABC):
         """
 
     @abstractmethod
-    def pieces(self, job_id: int, request_ids: Collection[int]) -> AsyncGenerator[Piece, None]:
+    def pieces(self, job_id: int, request_ids: Collection[int], ask: AskDestinations) -> AsyncGenerator[Piece, None]:
         """The chunks of a job, each once, until all has ended.
 
+        :param ask: for the destinations of the requests; a device may say whatever it likes on its own topics.
         :raises PuppetmasterError: when there are no more to be had before that.
         """
 
@@ -104,8 +110,10 @@ class HttpOutput(Output):
         """Let the connection go."""
         await self._http.aclose()
 
-    async def pieces(self, job_id: int, request_ids: Collection[int]) -> AsyncGenerator[Piece, None]:
-        """The chunks of a job, each once, until all has ended."""
+    async def pieces(
+        self, job_id: int, request_ids: Collection[int], ask: AskDestinations
+    ) -> AsyncGenerator[Piece, None]:
+        """The chunks of a job, each once, until all has ended. puppetmaster has seen to it whose they are."""
         give_up = time.monotonic() + LOST_AFTER
         while True:
             try:
@@ -168,6 +176,8 @@ class BusOutput(Output):
         self._early: list[tuple[str, int, bytes]] | None = []
         self._wanted: dict[int, int] = {}
         """The last chunk that came of each request of the job."""
+        self._destinations: Mapping[int, str] = {}
+        self._seldom = Seldom()
         self._unended: set[int] = set()
         self._finished = False
         self._closed = False
@@ -185,10 +195,13 @@ class BusOutput(Output):
         """Let the connection go."""
         await self._bus.close()
 
-    async def pieces(self, job_id: int, request_ids: Collection[int]) -> AsyncGenerator[Piece, None]:
+    async def pieces(
+        self, job_id: int, request_ids: Collection[int], ask: AskDestinations
+    ) -> AsyncGenerator[Piece, None]:
         """The chunks of a job, each once, until all has ended."""
         self._unended = set(request_ids)
         self._wanted = dict.fromkeys(request_ids, -1)
+        self._destinations = await ask()
         early, self._early = self._early or [], None
         for destination, request_id, payload in early:
             self._take(destination, request_id, payload)
@@ -221,18 +234,19 @@ class BusOutput(Output):
             return
         if self._early is None:
             self._take(levels[2], int(ident), payload)
-        elif len(self._early) < EARLY:
+        elif len(self._early) < EARLY and (not self._wanted or int(ident) in self._wanted):
             self._early.append((levels[2], int(ident), payload))
 
     def _take(self, destination: str, request_id: int, payload: bytes) -> None:
         last = self._wanted.get(request_id)
-        if last is None:
+        if last is None or self._destinations.get(request_id) != destination:
             return
         try:
             chunk = decode(payload)
         except ValueError as error:
-            logger.info("output of %s can't be read: %s", destination, error,
-                        extra={"event": "output_unreadable", "destination": destination})
+            if count := self._seldom.due("unreadable"):
+                logger.info("output can't be read: %d, the last of %s: %s", count, destination, error,
+                            extra={"event": "output_unreadable", "destination": destination, "count": count})
             return
         if chunk.number <= last:
             return

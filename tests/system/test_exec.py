@@ -100,6 +100,22 @@ def test_output_of_fifty_is_seen_before_their_commands_end(stand: Stand, way: di
         assert out.splitlines()[-1].startswith("job ") and "50 of 50 resolved" in out.splitlines()[-1]
 
 
+def test_what_another_device_says_of_a_request_is_none_of_its_output(
+    stand: Stand, way: dict[str, str], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    with executing(stand, way, "-d", "agent-01", "--raw", "--timeout", "60", "--", waiting_for(gate)) as process:
+        assert read(process.stdout, 1)[0].startswith("first from")
+        ident = max(found["id"] for found in stand.ask("get", "/requests?destination=agent-01")[1])
+        for number, said in ((10**6, {"stream": "stdout", "text": "forged"}), (10**7, {"stream": "end", "code": 200})):
+            chunk = {"number": number, "offset": 0, "time": "2026-01-31T12:00:00.000Z", **said}
+            stand.publish(f"/remote/agent-02/output/{ident}", chunk)
+        gate.touch()
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, err) == (0, "")
+        assert out.splitlines()[0] == "second" and "forged" not in out
+
+
 def test_equal_outputs_are_told_together_those_that_failed_at_the_end(stand: Stand, way: dict[str, str]) -> None:
     code, out, err = execute(stand, way, "-t", "site=berlin", "--quiet", "--", "echo same")
     assert (code, err) == (0, "")
