@@ -83,6 +83,7 @@ async def _serve(
         on_known=service.know_who_is_away,
     )
     core.devices.on_present.append(tunnels.present)
+    core.devices.on_online.append(tunnels.heard_online)
     core.devices.on_removed.append(observer.clear_presence)
     systems = Systems(core, settings)
     tunnels.serve(service)

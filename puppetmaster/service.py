@@ -220,6 +220,10 @@ class Service:
         """The requests that are out."""
         return self._engine.out()
 
+    def out_to(self, destination: str) -> int | None:
+        """The id of the request that a destination has alone, if it has one."""
+        return self._engine.out_to(destination)
+
     def accepted(self, request: Request, attempt: int) -> None:
         """The broker has a request."""
         self._engine.accepted(request.id, attempt, self._now())

@@ -61,6 +61,8 @@ class Tunnels:
         self._malformed = ""
         self._doubtful: dict[str, set[int]] = {}
         """What was out at the last reconnect, by the destination."""
+        self._back: set[str] | None = None
+        """Who was heard to be online since the broker forgot our session; none while it has not."""
         self._reported: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
         self._seldom = Seldom()
@@ -159,15 +161,18 @@ class Tunnels:
 
     def _connected(self, session_present: bool) -> None:
         assert self._service is not None
+        is_forgotten = False
         if not session_present:
             count = self._service.resend(self.is_ours)
+            # At a first start there is nobody who could have been forgotten.
+            is_forgotten = self._bus.reconnects > 0 or count > 0
             if count:
                 logger.warning("the broker has lost our session: %d requests that are out are sent again", count,
                                extra={"event": "session_lost", "count": count})
+        self._back = set() if is_forgotten else None
         self._doubtful = {}
         for request in filter(self._is_by_tunnel, self._service.out()):
             self._doubtful.setdefault(request.destination, set()).add(request.id)
-        is_forgotten = not session_present and self._bus.reconnects > 0
         if self._doubtful or is_forgotten:
             asyncio.get_running_loop().call_later(DOUBT_TIME, self._resend_doubtful, self._doubtful, is_forgotten)
         self._publish_presence("online")
@@ -198,9 +203,22 @@ class Tunnels:
 
     def present(self, destination: str) -> None:
         """A device came online: what was out to it at the last reconnect may have been lost while it was away."""
-        ids = self._doubtful.pop(destination, None)
+        self._resend_these(self._doubtful.pop(destination, set()))
+
+    def heard_online(self, destination: str) -> None:
+        """A device is there. A broker that forgot all had no session of it until it came back, so what was sent to it
+        meanwhile has reached nobody. It is sent again once, however often somebody says that it is there.
+        """
+        if self._service is None or self._back is None or destination in self._back:
+            return
+        self._back.add(destination)
+        current = self._service.out_to(destination)
+        if current is not None:
+            self._resend_these({current})
+
+    def _resend_these(self, ids: set[int]) -> None:
         if ids and self._service is not None and self._bus.connected:
-            self._service.resend(lambda request: request.id in ids)
+            self._service.resend(lambda request: request.id in ids and self._is_by_tunnel(request))
 
     def _is_by_tunnel(self, request: Request) -> bool:
         return self.is_ours(request) and not self._codec.through_controller(request)

@@ -167,6 +167,17 @@ def test_who_comes_online_is_told_of() -> None:
     run(main)
 
 
+def test_who_says_that_it_is_online_is_told_of_each_time() -> None:
+    async def main(bench: Bench) -> None:
+        heard: list[str] = []
+        bench.devices.on_online.append(heard.append)
+        for said in (ONLINE, ONLINE, OFFLINE, "junk"):
+            bench.say("a", said)
+        assert heard == ["a", "a"]
+
+    run(main)
+
+
 def test_a_presence_that_was_taken_back_leaves_it_open_whether_the_device_is_there() -> None:
     async def main(bench: Bench) -> None:
         bench.say("a", ONLINE)

@@ -23,6 +23,9 @@ class Notes:
         self.resent: list[list[int]] = []
         self.dropped: Counter[str] = Counter()
 
+    def out_to(self, destination: str) -> int | None:
+        return next((request.id for request in self.requests if request.destination == destination), None)
+
     def out(self) -> list[Any]:
         return self.requests
 
@@ -97,6 +100,35 @@ def test_a_device_that_comes_online_is_sent_once_what_was_out_to_it_at_the_recon
     made.present("dev-1")
     made.present("dev-7")
     assert notes.resent[1:] == [[1]]
+
+
+def test_a_device_that_a_broker_forgot_is_sent_once_what_went_out_before_it_was_back(timers: Timers) -> None:
+    made, notes = connected(1, session_present=False)
+    timers.go_off()
+    notes.is_out(3, 4)  # published when their devices had no session
+    for name in ("dev-3", "dev-3", "dev-7"):
+        made.heard_online(name)
+    notes.is_out(4, 5)
+    made.heard_online("dev-3")
+    assert notes.resent[2:] == [[3]]
+
+
+def test_a_broker_that_forgot_all_while_we_were_away_too_counts_when_something_is_out(timers: Timers) -> None:
+    made, notes = connected(1, session_present=False, reconnects=0)
+    notes.is_out(2)
+    made.heard_online("dev-2")
+    assert notes.resent == [[1], [2]]
+
+
+@pytest.mark.parametrize(("session_present", "reconnects"), [(True, 1), (False, 0)])
+def test_a_device_that_no_broker_forgot_is_sent_nothing_again_for_being_there(
+    timers: Timers, session_present: bool, reconnects: int
+) -> None:
+    made, notes = connected(session_present=session_present, reconnects=reconnects)
+    before = list(notes.resent)
+    notes.is_out(1)
+    made.heard_online("dev-1")
+    assert notes.resent == before
 
 
 def test_the_next_reconnect_has_a_look_of_its_own(timers: Timers) -> None:

@@ -61,6 +61,8 @@ class Devices:
     def __init__(self, store: Store, now: Callable[[], float], *, limit: int = MAX_DEVICES) -> None:
         self.on_present: list[Callable[[str], None]] = []
         """Called when a device comes online, also when it does so again, and when it is not away any more."""
+        self.on_online: list[Callable[[str], None]] = []
+        """Called when a device says that it is online, also when that is known, or only repeated by the broker."""
         self.on_removed: list[Callable[[str], None]] = []
         """Called when a device was removed, and that is on disk."""
         self.current: Callable[[str], int | None] = lambda destination: None
@@ -147,6 +149,8 @@ class Devices:
             device.session = said.session
             self._writer.add(device)
         self._connect(device, said.connection, now, again=again)
+        if said.connection is Connection.ONLINE:
+            self._tell(self.on_online, device.id)
 
     def absence(self, destination: str, now: float) -> None:
         """Nobody says any more whether a device is there: its presence was taken back."""
