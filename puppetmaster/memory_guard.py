@@ -45,19 +45,15 @@ class MemoryGuard:
         """Jobs since the start."""
         self._resident, self._trim = resident, trim
         self._base = resident()
-        self._most_reckoned = 0
+        # What the jobs that are there are reckoned to take, and the most of it that the process may still have.
+        self._reckoned = self._most_reckoned = 0
         # The smallest job that was refused since there was enough; 0 while there is.
         self._wanted = 0
 
     @property
-    def used(self) -> int:
-        """Bytes that the process has."""
-        return self._resident()
-
-    @property
     def shortage(self) -> str:
         """Why hardly any job is taken; empty when small ones are."""
-        used = self.used
+        used = self._in_use()
         return "" if used + SMALL_JOB <= self.limit else f"{_mib(used)} of {_mib(self.limit)} MiB are in use"
 
     def admit(self, requests: int, message_bytes: int, *, live: int, kept: int) -> None:
@@ -76,25 +72,24 @@ class MemoryGuard:
         self._end_shortage(used, cost)
 
     def look(self, live: int, kept: int) -> None:
-        """Look whether there is enough again, and say so."""
-        if self._wanted:
-            wanted = min(self._wanted, self.limit // 10)
-            self._end_shortage(self._room_for(wanted, live, kept), wanted)
+        """Look how much there is, now and then, so that it is known what the system got back; say when it is enough."""
+        wanted = min(self._wanted or SMALL_JOB, self.limit // 10)
+        self._end_shortage(self._room_for(wanted, live, kept), wanted)
 
     def _room_for(self, cost: int, live: int, kept: int) -> int:
         """Bytes that are in use, without those that jobs have left behind; trimmed when it would not do else."""
-        reckoned = live * (LIVE_BYTES - KEPT_BYTES) + kept * KEPT_BYTES
-        self._most_reckoned = max(self._most_reckoned, reckoned)
-        used = self._in_use(reckoned)
+        self._reckoned = live * (LIVE_BYTES - KEPT_BYTES) + kept * KEPT_BYTES
+        used = self._in_use()
         if used + cost <= self.limit:
             return used
         self._trim()
-        return self._in_use(reckoned)
+        return self._in_use()
 
-    def _in_use(self, reckoned: int) -> int:
+    def _in_use(self) -> int:
         resident = self._resident()
-        left_behind = min(self._most_reckoned - reckoned, resident - self._base - reckoned)
-        return resident - max(0, left_behind)
+        # What the system got back, others may take: it does not become room for jobs again when they do.
+        self._most_reckoned = max(self._reckoned, min(self._most_reckoned, resident - self._base))
+        return resident - (self._most_reckoned - self._reckoned)
 
     def _refuse(self, requests: int, cost: int, used: int) -> None:
         self.refused += 1

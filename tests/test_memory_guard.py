@@ -91,6 +91,18 @@ def test_what_jobs_left_is_not_subtracted_when_the_system_has_got_it_back() -> N
         admit(guard, 42 * MIB)
 
 
+def test_what_the_system_got_back_and_others_took_since_counts_as_used() -> None:
+    process = Process(60 * MIB)
+    guard = process.guard(200 * MIB)
+    process.used = 160 * MIB
+    admit(guard, MIB, live=100 * MIB // LIVE_BYTES, kept=100 * MIB // LIVE_BYTES)
+    process.used = 65 * MIB  # the jobs are removed
+    guard.look(0, 0)
+    process.used = 160 * MIB
+    with pytest.raises(MemoryShort):
+        admit(guard, 60 * MIB)
+
+
 def test_it_is_said_once_that_memory_is_short_and_once_that_it_is_not(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     process = Process(91 * MIB)
@@ -116,6 +128,24 @@ def test_health_says_that_memory_is_short_when_hardly_any_job_fits() -> None:
     assert guard.shortage == ""
     process.used = 99 * MIB + 1
     assert guard.shortage == "99 of 100 MiB are in use"
+
+
+def test_health_says_nothing_while_jobs_fit_into_what_others_left_behind() -> None:
+    process = Process(60 * MIB)
+    guard = process.guard(100 * MIB)
+    process.used = 100 * MIB - 1
+    guard.look(live=39 * MIB // LIVE_BYTES, kept=39 * MIB // LIVE_BYTES)
+    assert guard.shortage != ""
+    admit(guard, 30 * MIB)  # they are removed
+    assert guard.shortage == ""
+
+
+def test_what_the_allocator_can_give_back_is_asked_for_before_health_says_that_memory_is_short_for_long() -> None:
+    process = Process(60 * MIB)
+    guard = process.guard(100 * MIB)
+    process.used, process.loose = 100 * MIB, 20 * MIB
+    guard.look(0, 0)
+    assert (process.trims, guard.shortage) == (1, "")
 
 
 # What is read
