@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -19,8 +20,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from puppetmaster.documents import JOBS, META, META_ID, REQUESTS
 from puppetmaster.errors import BackupFailed, PuppetmasterError
@@ -217,7 +216,8 @@ def _seal(folder: Path, contents: dict[str, Content], now: float) -> Summary:
     )
     document = {"version": _VERSION, "program": __version__, "summary": _document(summary), "files": files}
     with _explained("write", folder):
-        (folder / MANIFEST).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        # Not orjson: names of files need not be UTF-8.
+        (folder / MANIFEST).write_text(json.dumps(document, indent=2))
     return summary
 
 
@@ -228,11 +228,11 @@ def _document(summary: Summary) -> dict[str, Any]:
 def _check(folder: Path) -> dict[str, Any]:
     """See that a backup is as it was written, and that its stores can be read; returns its manifest."""
     try:
-        manifest: dict[str, Any] = orjson.loads((folder / MANIFEST).read_bytes())
-        version, files, summary = manifest["version"], manifest["files"], Summary(**manifest["summary"])
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        version, files, summary = int(manifest["version"]), dict(manifest["files"]), Summary(**manifest["summary"])
     except OSError as error:
         raise BackupFailed(f"{folder} is no backup: {error.strerror or error} ({folder / MANIFEST})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackupFailed(f"{folder / MANIFEST} is damaged") from error
     if version > _VERSION:
         raise BackupFailed(f"a newer release made {folder} (format {version})")
@@ -264,7 +264,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, for its owner alone, that gets its name when all of it is on disk; removed when it fails."""
-    folder = folder.absolute()
+    folder = folder.resolve()  # beside what is meant by a link, it can be given that name
     partial = folder.with_name(f".{folder.name}{_PARTIAL}.{os.getpid()}")
     with _explained("write", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -223,6 +223,25 @@ def test_an_empty_folder_may_be_there(tmp_path: Path, made: Path) -> None:
     assert (tmp_path / "new" / "puppetmaster.json").exists()
 
 
+def test_a_link_to_an_empty_folder_stays_one(tmp_path: Path, made: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "new").symlink_to("large")
+    restore(made, tmp_path / "new", say=quiet)
+    assert (tmp_path / "new").is_symlink() and (tmp_path / "large" / "puppetmaster.json").exists()
+
+
+def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe")
+
+    def main(site: Site) -> None:
+        (site.data / "farm" / name).write_text("x")
+        back_up(site.data, site.backup, now=NOW, say=quiet)
+        restore(site.backup, tmp_path / "new", say=quiet)
+        assert (tmp_path / "new" / "farm" / name).read_text() == "x"
+
+    with_site(tmp_path, main)
+
+
 def test_nothing_is_restored_over_something(tmp_path: Path, made: Path) -> None:
     before = state(tmp_path / "data")
     with pytest.raises(BackupFailed, match="is not empty"):
@@ -251,6 +270,9 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, made: Path) -> None:
         ({**manifest, "version": 2}, "a newer release made"),
         ({**manifest, "files": {"../data/dut.json": {}}}, "is damaged"),
         ({"version": 1}, "is damaged"),
+        ({**manifest, "version": None}, "is damaged"),
+        ({**manifest, "files": None}, "is damaged"),
+        ([], "is damaged"),
     ):
         (made / MANIFEST).write_text(json.dumps(document))
         with pytest.raises(BackupFailed, match=reason):
