@@ -208,6 +208,7 @@ class MosquittoAcl:
         """The lines of a ``mosquitto.conf``."""
         folder = self._place.folder
         tls = f"certfile {folder}/certs/server.crt\nkeyfile {folder}/certs/server.key"
+        commented = "\n".join(f"# {line}" for line in tls.splitlines())
         return f"""\
 # Lines for Mosquitto 2.0.11 and newer, made by puppetmaster acl mosquitto.
 
@@ -216,12 +217,18 @@ class MosquittoAcl:
 listener {self._place.devices}
 {tls}
 use_username_as_clientid true
-# Devices whose names hold a colon can't have a password. They need certificates with their name as CN:
+
+# Devices whose names hold a colon (MAC addresses) can't have a password. They come in here, with a certificate whose CN
+# is their name. Its CA must sign for users alone: whoever has a certificate of it is the user that stands in it.
+# listener 8885
+{commented}
+# use_username_as_clientid true
 # cafile {folder}/certs/ca.crt
 # require_certificate true
 # use_identity_as_username true
 
-# puppetmaster, the controller, views and tools. Best on an address that no device can reach.
+# puppetmaster, the controller, views and tools. Best on an address that no device can reach. For certificates they
+# need a listener with the lines above, but without use_username_as_clientid: a program has several connections.
 listener {self._place.parts}
 {tls}
 

@@ -25,6 +25,7 @@ class BrokerAddress:
     """A broker's address as in ``mqtt://user:password@host:port`` (``mqtts://`` for TLS).
 
     :param ca_file: the certificates to trust with ``mqtts``; none means those of the system.
+    :param cert: says to the broker who this is, with its ``key``; :meth:`with_certificate` checks both.
     """
 
     host: str = "localhost"
@@ -33,6 +34,8 @@ class BrokerAddress:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     ca_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
 
     @classmethod
     def parse(cls, url: str, ca_file: Path | None = None) -> BrokerAddress:
@@ -82,11 +85,29 @@ class BrokerAddress:
             raise ValueError("the broker's address has a password too: only one of them may be given")
         return replace(self, password=password)
 
+    def with_certificate(self, cert: Path | None, key: Path | None) -> BrokerAddress:
+        """The same with a certificate that says to the broker who this is, and its key: PEM files.
+
+        :raises ValueError: when there is one without the other, or they can't be used.
+        """
+        if cert is None or key is None:
+            raise ValueError("a certificate for the broker needs its key, and a key its certificate")
+        if not self.tls:
+            raise ValueError("certificates are for mqtts://, and the broker's address is mqtt://")
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert, key)
+        return replace(self, cert=cert, key=key)
+
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context to connect with, or none for a plain connection."""
+        """The TLS context to connect with, or none for a plain connection.
+
+        :raises ValueError: when the certificate can't be used any more.
+        """
         if not self.tls:
             return None
-        return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        if self.cert is not None and self.key is not None:
+            load_certificate(context, self.cert, self.key)
+        return context
 
     def url(self, *, secret: bool = False) -> str:
         """The address as a URL; the password only when ``secret`` is true, else ``***``."""
@@ -99,6 +120,27 @@ class BrokerAddress:
 
     def __str__(self) -> str:
         return self.url()
+
+
+def load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    """Give a context a certificate and its key, both PEM files.
+
+    :raises ValueError: when they can't be used.
+    """
+    for file in (cert, key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ValueError(f"can't read {file}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(cert, key, password=lambda: _no_password(key))
+    except OSError as error:
+        raise ValueError(f"there is no certificate in {cert} that fits the key in {key}: {error}") from None
+
+
+def _no_password(key: Path) -> str:
+    # Without this OpenSSL would ask at the terminal, and wait.
+    raise ValueError(f"the key in {key} is encrypted, and nobody is there to be asked for its password")
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,26 @@ class Settings:
             metavar="FILE",
         ),
     )
+    broker_cert: Path | None = field(
+        default=None,
+        metadata=_about(
+            _existing_file,
+            env="PUPPETMASTER_BROKER_CERT",
+            flag="--broker-cert",
+            help="The certificate that tells the broker who this is, in place of a password: a PEM file, for mqtts://.",
+            metavar="FILE",
+        ),
+    )
+    broker_key: Path | None = field(
+        default=None,
+        metadata=_about(
+            _existing_file,
+            env="PUPPETMASTER_BROKER_KEY",
+            flag="--broker-key",
+            help="The key of that certificate, a PEM file without a password.",
+            metavar="FILE",
+        ),
+    )
     ca_file: Path | None = field(
         default=None,
         metadata=_about(
@@ -533,6 +553,13 @@ class Settings:
             except ValueError as error:
                 source = self.source("broker_password_file")
                 raise SettingsError("broker_password_file", source, str(error)) from None
+            object.__setattr__(self, "broker", broker)
+        if self.broker_cert is not None or self.broker_key is not None:
+            try:
+                broker = self.broker.with_certificate(self.broker_cert, self.broker_key)
+            except ValueError as error:
+                name = "broker_cert" if self.broker_cert is not None else "broker_key"
+                raise SettingsError(name, self.source(name), str(error)) from None
             object.__setattr__(self, "broker", broker)
         if self.ca_file is not None:
             object.__setattr__(self, "broker", replace(self.broker, ca_file=self.ca_file))

@@ -1,14 +1,17 @@
 """Settings: precedence, sources, and what each value may be."""
 
 import math
+import subprocess
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 
 from puppetmaster.address import BrokerAddress
+from puppetmaster.agent.options import read_options
 from puppetmaster.errors import SettingsError
 from puppetmaster.settings import Settings, options
+from tests.certificates import make_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -155,17 +158,62 @@ def test_an_address_that_can_not_be_used_is_refused_without_its_password(broker)
         assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
+# The certificate for the broker
+
+
+def test_a_certificate_tells_the_broker_who_this_is(tmp_path):
+    cert, key = make_certificate(tmp_path, "00:0c:29:1c:e8:02")
+    environ = {"PUPPETMASTER_BROKER_CERT": str(cert), "PUPPETMASTER_BROKER_KEY": str(key)}
+    settings = Settings.load({"broker": "mqtts://host"}, environ)
+    assert settings.broker == BrokerAddress(host="host", port=8883, tls=True, cert=cert, key=key)
+    assert replace(settings, window=9).broker == settings.broker
+    assert (settings.shown("broker_cert"), settings.shown("broker_key")) == (str(cert), str(key))
+    assert settings.broker.ssl_context() is not None
+    key.unlink()
+    with pytest.raises(ValueError, match="can't read"):
+        settings.broker.ssl_context()
+
+
+UNUSABLE = [
+    ("mqtts://host", "cert.pem", None, "broker_cert", "a certificate for the broker needs its key"),
+    ("mqtts://host", None, "key.pem", "broker_key", "and a key its certificate"),
+    ("mqtt://host", "cert.pem", "key.pem", "broker_cert", "certificates are for mqtts://"),
+    ("mqtts://host", "cert.pem", "other.pem", "broker_cert", "there is no certificate in .*cert.pem that fits"),
+    ("mqtts://host", "key.pem", "key.pem", "broker_cert", "there is no certificate in .*key.pem that fits"),
+    ("mqtts://host", "cert.pem", "encrypted.pem", "broker_cert", "the key in .*encrypted.pem is encrypted"),
+]
+
+
+@pytest.mark.parametrize(("broker", "cert", "key", "name", "said"), UNUSABLE)
+def test_a_certificate_that_can_not_be_used_is_refused(tmp_path, broker, cert, key, name, said):
+    make_certificate(tmp_path, "a")
+    for made, how in (("other.pem", []), ("encrypted.pem", ["-aes256", "-pass", "pass:hunter2"])):
+        command = ["openssl", "genpkey", "-algorithm", "ed25519", *how, "-out", str(tmp_path / made)]
+        subprocess.run(command, check=True, capture_output=True)
+    files = {"broker_cert": cert and str(tmp_path / cert), "broker_key": key and str(tmp_path / key)}
+    with pytest.raises(SettingsError, match=said) as caught:
+        Settings.load({"broker": broker, **files}, {})
+    assert (caught.value.name, caught.value.source) == (name, f"flag --{name.replace('_', '-')}")
+    given = [f"--{option.replace('_', '-')}={file}" for option, file in files.items() if file]
+    with pytest.raises(SettingsError, match=said) as of_the_agent:
+        read_options(["--id", "a", "--broker", broker, *given], {})
+    assert of_the_agent.value.name == name
+
+
 # The file
 
 
 def test_the_file_may_set_everything(tmp_path):
     password = write(tmp_path / "password", "p@ss\n")
     certificates = write(tmp_path / "ca.pem", "x")
+    cert, key = make_certificate(tmp_path, "u")
     file = write(
         tmp_path / "other.toml",
         f"""
         broker = "mqtts://u@example"
         broker_password_file = "{password}"
+        broker_cert = "{cert}"
+        broker_key = "{key}"
         ca_file = "{certificates}"
         data = "/var/lib/puppetmaster"
         instance = "north-1"
@@ -196,7 +244,7 @@ def test_the_file_may_set_everything(tmp_path):
     )
     settings = Settings.load({}, {}, file)
     assert settings.broker == BrokerAddress(
-        host="example", port=8883, username="u", password="p@ss", tls=True, ca_file=certificates
+        host="example", port=8883, username="u", password="p@ss", tls=True, ca_file=certificates, cert=cert, key=key
     )
     assert {settings.source(option.name) for option in options()} == {f"file {file}"}
     assert (settings.log, settings.request_timeout, settings.data) == ("warning", 90.0, Path("/var/lib/puppetmaster"))
@@ -376,6 +424,8 @@ BAD = {
         {},
     ],
     "broker_password_file": ["/no/such/file", "/", "", 5],
+    "broker_cert": ["/no/such/file", "/", "", 5],
+    "broker_key": ["/no/such/file", "/", "", 5],
     "ca_file": ["/no/such/file", "/", "", 5],
     "data": ["", 5, "a\0b"],
     "instance": ["", "a" * 17, "a/b", "a b", "+", "#", "ä", "a\n", 5],

@@ -201,6 +201,20 @@ _OPTIONS = (
         help="The password for the broker: the first line of this file. The user stands in the broker's URL.",
     ),
     Option(
+        name="broker_cert",
+        metavar="FILE",
+        parse=_existing_file,
+        other_env="PUPPETMASTER_BROKER_CERT",
+        help="The certificate that tells the broker who this is, in place of a password: a PEM file, for mqtts://.",
+    ),
+    Option(
+        name="broker_key",
+        metavar="FILE",
+        parse=_existing_file,
+        other_env="PUPPETMASTER_BROKER_KEY",
+        help="The key of that certificate, a PEM file without a password.",
+    ),
+    Option(
         name="ca_file",
         metavar="FILE",
         parse=_existing_file,
@@ -302,6 +316,7 @@ def read_options(arguments: Sequence[str], environ: Mapping[str, str] = os.envir
     if values["id"] is None:
         raise SettingsError("id", "default", "say what this device is called: --id, or PUPPETMASTER_AGENT_ID")
     values["broker"] = _with_password(values["broker"], values.pop("broker_password_file"))
+    values["broker"] = _with_certificate(values["broker"], values.pop("broker_cert"), values.pop("broker_key"))
     ca_file, ident = values.pop("ca_file"), values["id"]
     for name in ("broker", "controller"):
         if ca_file and values[name]:
@@ -321,6 +336,14 @@ def _with_password(broker: BrokerAddress, file: Path | None) -> BrokerAddress:
         return broker.with_password(file) if file is not None else broker
     except ValueError as error:
         raise SettingsError("broker_password_file", "the agent's settings", str(error)) from None
+
+
+def _with_certificate(broker: BrokerAddress, cert: Path | None, key: Path | None) -> BrokerAddress:
+    try:
+        return broker.with_certificate(cert, key) if cert is not None or key is not None else broker
+    except ValueError as error:
+        name = "broker_cert" if cert is not None else "broker_key"
+        raise SettingsError(name, "the agent's settings", str(error)) from None
 
 
 def default_folder(ident: str, environ: Mapping[str, str] = os.environ) -> Path:

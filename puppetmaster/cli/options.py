@@ -18,7 +18,7 @@ from puppetmaster.settings import CONFIG_ENV, CONFIG_FLAG, DEFAULT_FILE, Option,
 
 Command = Callable[..., None]
 
-BROKER = ("broker", "broker_password_file", "ca_file")
+BROKER = ("broker", "broker_password_file", "broker_cert", "broker_key", "ca_file")
 """The settings of a command that only talks to a bus."""
 
 CLIENT_ONLY = ("url", "token")

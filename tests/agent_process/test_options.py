@@ -11,6 +11,7 @@ import pytest
 
 from puppetmaster.agent.options import default_folder, options, read_options
 from puppetmaster.errors import SettingsError
+from tests.certificates import make_certificate
 
 
 def test_what_is_not_said_is_the_default() -> None:
@@ -34,8 +35,10 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
     pem.touch()
     password = tmp_path / "password"
     password.write_text("hunter2\n")
+    cert, key = make_certificate(tmp_path, "me")
     environ = {
         "ID": "a", "BROKER": "mqtts://me@b", "BROKER_PASSWORD_FILE": str(password), "CA_FILE": str(pem),
+        "BROKER_CERT": str(cert), "BROKER_KEY": str(key),
         "LABEL": "x=1,y=2", "FACT": "z=3", "COMMANDS": "all", "OUTPUT_LIMIT": "64k",
         "CONTROLLER": "c:99", "CONTROLLER_TIMEOUT": "5", "TELEMETRY": "0",
         "FOLDER": str(tmp_path), "TOPIC": "/{destination}/in", "KILL_ON_STOP": "yes", "LOG": "DEBUG",
@@ -43,10 +46,12 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
     assert {option.env for option in options()} == {f"PUPPETMASTER_AGENT_{name}" for name in environ}
     settings = read_options([], {f"PUPPETMASTER_AGENT_{name}": value for name, value in environ.items()})
     assert settings.broker.tls and settings.broker.ca_file == pem
+    assert (settings.broker.cert, settings.broker.key) == (cert, key)
     assert (settings.broker.username, settings.broker.password) == ("me", "hunter2")
     assert (settings.labels, settings.facts) == ({"x": "1", "y": "2"}, {"z": "3"})
     assert (settings.output_limit, settings.telemetry, settings.kill_on_stop) == (65536, 0.0, True)
     assert settings.controller is not None and settings.controller.port == 99
+    assert settings.controller.cert is None, "the certificate is for the broker"
     assert (settings.folder, settings.topic, settings.log) == (tmp_path, "/{destination}/in", "debug")
 
 

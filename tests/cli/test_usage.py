@@ -125,6 +125,7 @@ RUN = ("run", "-d", "a", "post", "/x")
         ((*RUN, "--start-at", "+999999999d"), "--start-at: it is a time"),
         ((*RUN, "--broker", "http://x"), "broker (from flag --broker): the scheme must be mqtt or mqtts"),
         ((*RUN, "--ca-file", "/none"), "ca_file (from flag --ca-file): there is no file /none"),
+        ((*RUN, "--broker-cert", __file__), "broker_cert (from flag --broker-cert): a certificate for the broker"),
         ((*RUN, "--window", "5"), "No such option"),
         (("settings", "--window", "0"), "window (from flag --window): it must be a whole number from 1 to 1000"),
         (("settings", "--config", "/none.toml"), "config (from flag --config): can't read /none.toml"),

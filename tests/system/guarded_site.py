@@ -29,11 +29,12 @@ from paho.mqtt import client as paho
 
 from puppetmaster.cli.processes import PARENT_ENV
 from puppetmaster.embedded.broker import find_mosquitto, free_port
+from tests.certificates import CURVE
 from tests.system.stand import PATIENCE, REPOSITORY, STOP_TIMEOUT
 
 INSTANCE = "site-1"
-COLON = "00:0c:29:1c:e8:01"
-"""A device whose name no password file can hold."""
+COLON, MAC = "00:0c:29:1c:e8:01", "00:0c:29:1c:e8:02"
+"""Devices whose names no password file can hold."""
 
 NEEDED = ("mosquitto_passwd", "openssl")
 
@@ -166,7 +167,9 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, **env: str) -> None:
+        """Start it, from now on with these variables too."""
+        self._env.update(env)
         with self._path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env={**self._env, PARENT_ENV: str(os.getpid())}, cwd=self._folder,
@@ -215,7 +218,8 @@ class Site:
     def __init__(self, folder: Path, devices: Sequence[str]) -> None:
         self.folder = folder
         self.files = folder / "mosquitto"
-        self.device_port, self.part_port, self.certificate_port = (free_port() for _ in range(3))
+        self.device_port, self.part_port = free_port(), free_port()
+        self.certificate_port, self.part_certificate_port = free_port(), free_port()
         self.data = folder / "data"
         self.processes: dict[str, Process] = {}
         self.url = self.token = ""
@@ -264,14 +268,15 @@ class Site:
         folder = self.files / "certs"
         folder.mkdir()
         (folder / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        self._openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=a CA")
-        for name, subject, more in (
-            ("server", "localhost", ["-extfile", "server.ext"]), ("device", COLON, []),
+        self._openssl("req", "-x509", *CURVE, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=a CA")
+        for name, more in (
+            ("localhost", ["-extfile", "server.ext"]), (COLON, []), (MAC, []), ("puppetmaster", []),
         ):  # fmt: skip
-            self._openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={subject}")
+            self._openssl("req", *CURVE, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
             self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
                           "-out", f"{name}.crt", "-days", "2", *more)  # fmt: skip
+        for end in ("crt", "key"):
+            (folder / f"localhost.{end}").rename(folder / f"server.{end}")
 
     def _openssl(self, *words: str) -> None:
         subprocess.run(["openssl", *words], cwd=self.files / "certs", check=True, capture_output=True)
@@ -303,13 +308,14 @@ class Site:
         broker.wait_log("Reloading config", reloads + 1)
 
     def _listen_for_certificates(self) -> None:
-        """A third listener, by the lines for certificates that stand in the file as comments."""
-        block = (self.files / "mosquitto.conf").read_text().partition("\n\n# puppetmaster,")[0]
-        for line in ("cafile", "require_certificate", "use_identity_as_username"):
-            assert f"# {line} " in block
-            block = block.replace(f"# {line} ", f"{line} ")
-        block = block.replace(f"listener {self.device_port} ", f"listener {self.certificate_port} ")
-        (self.files / "z.conf").write_text(block + "\n")
+        """The listener for certificates that stands in the file as comments; and one for parts, as the file says it."""
+        commented = (self.files / "mosquitto.conf").read_text().partition("# listener 8885\n")[2].partition("\n\n")[0]
+        lines = [line.removeprefix("# ") for line in commented.splitlines()]
+        assert lines.count("require_certificate true") == lines.count("use_username_as_clientid true") == 1
+        of_parts = [line for line in lines if line != "use_username_as_clientid true"]
+        listeners = [f"listener {self.certificate_port} 127.0.0.1", *lines]
+        listeners += [f"listener {self.part_certificate_port} 127.0.0.1", *of_parts, ""]
+        (self.files / "z.conf").write_text("\n".join(listeners))
 
     # Who uses it
 
@@ -320,10 +326,25 @@ class Site:
     def password(self, user: str) -> str:
         return (self.files / "secrets" / user).read_text().strip()
 
+    def certificate(self, name: str) -> tuple[Path, Path]:
+        """The certificate in which this name stands, and its key."""
+        return self.files / "certs" / f"{name}.crt", self.files / "certs" / f"{name}.key"
+
+    def by_certificate(self, name: str, port: int) -> dict[str, str]:
+        """The settings of a program that comes in with a certificate, and has no password."""
+        cert, key = self.certificate(name)
+        return {
+            "PUPPETMASTER_BROKER": f"mqtts://localhost:{port}",
+            "PUPPETMASTER_BROKER_PASSWORD_FILE": "",
+            "PUPPETMASTER_BROKER_CERT": str(cert),
+            "PUPPETMASTER_BROKER_KEY": str(key),
+            "PUPPETMASTER_CA_FILE": str(self.ca_file),
+        }
+
     def context(self, *, certificate: bool = False) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca_file))
         if certificate:
-            context.load_cert_chain(self.files / "certs" / "device.crt", self.files / "certs" / "device.key")
+            context.load_cert_chain(*self.certificate(COLON))
         return context
 
     def user(self, name: str, client_id: str = "") -> User:

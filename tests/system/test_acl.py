@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from puppetmaster.embedded.broker import free_port
-from tests.system.guarded_site import COLON, INSTANCE, Site, User, is_possible, until
+from tests.system.guarded_site import COLON, INSTANCE, MAC, Site, User, is_possible, until
 from tests.system.stand import PATIENCE
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="mosquitto or openssl is not installed")
@@ -363,6 +363,23 @@ def test_an_answer_that_comes_while_the_bundle_is_away_is_not_lost(running: Site
     bundle.wait_log("registered at the controller", 2)
     until(lambda: running.cli("jobs", "show", str(job["id"]), "--json")["status"] == "resolved", "the job is resolved")
     device.close()
+
+
+def test_a_device_named_by_its_mac_address_and_the_bundle_come_in_with_certificates(running: Site) -> None:
+    bundle, broker = running.processes["puppetmaster"], running.processes["broker"]
+    registered = bundle.log().count("registered at the controller")
+    assert bundle.stop() == 0
+    # It stays so for the tests below.
+    bundle.start(**running.by_certificate("puppetmaster", running.part_certificate_port))
+    device = running.by_certificate(MAC, running.certificate_port)
+    running.program(MAC, "agent", "--id", MAC, "--commands", "all", "--folder", str(running.folder / "mac"),
+                    user=None, PUPPETMASTER_LOG="debug", **device)  # fmt: skip
+    bundle.wait_log("registered at the controller", registered + 1)
+    until(lambda: _connection(running, MAC) == "online", f"{MAC} is online")
+    said = running.cli_text("exec", "-d", MAC, "--", "echo what $((20 + 3)) says")
+    assert "what 23 says" in said and "1 of 1 resolved" in said, said
+    come = re.findall(r"New client connected from \S+ as (\S+) \(.*u'([^']+)'\)", broker.log())
+    assert (MAC, MAC) in come and (f"puppetmaster-{INSTANCE}", "puppetmaster") in come, come
 
 
 def test_none_of_our_programs_is_refused_anything(running: Site) -> None:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from puppetmaster.address import ListenAddress
+from puppetmaster.address import ListenAddress, load_certificate
 from puppetmaster.errors import ListenError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -92,10 +92,9 @@ def check_certificate(cert: Path, key: Path) -> None:
     :raises SettingsError: when it can't.
     """
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-    except (OSError, ValueError) as error:
-        reason = f"there is no certificate in it that fits the key in {key}: {error}"
-        raise SettingsError("http_cert", str(cert), reason) from None
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+    except ValueError as error:
+        raise SettingsError("http_cert", str(cert), str(error)) from None
 
 
 class HttpServer:
