@@ -58,9 +58,9 @@ def mosquitto(
     Each device is a user with the name of its destination. The instance is the one that is set, else the one that the
     data folder holds.
 
-    A name with a colon in it (a MAC address) can't have a password in Mosquitto's file: such devices need certificates;
-    mosquitto.conf says how. A user with + or # in its name may do nothing. Give none a / in its name: no destination
-    has one, and up to 2.0 Mosquitto reads it as two levels of a topic.
+    A name with a colon in it (a MAC address) can't have a password in Mosquitto's file: such devices need certificates
+    (--broker-cert); mosquitto.conf says how. A user with + or # in its name may do nothing. Give none a / in its name:
+    no destination has one, and up to 2.0 Mosquitto reads it as two levels of a topic.
 
     \b
     Examples:
