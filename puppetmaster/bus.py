@@ -55,6 +55,10 @@ MAX_PACKET = 4 * 1024 * 1024
 MAX_UNACKNOWLEDGED = 60_000
 """Messages that may be on their way to a broker that sets no limit itself; there are 65,535 packet ids."""
 
+MAX_UNACKNOWLEDGED_BYTES = 8 * 1024 * 1024
+"""Bytes that may be on their way at once: each lies in memory three times until the broker has it (the payload, gmqtt's
+packet, what the socket did not take). A larger message goes alone."""
+
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
 
@@ -68,11 +72,13 @@ all when it raises; a plain function's message is acknowledged before the call."
 @dataclass(slots=True, eq=False)
 class _Publication:
     topic: str
-    payload: bytes
+    payload: bytes | Callable[[], bytes]
     qos: int
     retain: bool
     done: Callable[[], None] | None
     wanted: Callable[[], bool] | None
+    size: int = 0
+    """Bytes of the payload, while it is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +201,7 @@ class Bus:
         self._outbox = _Outbox(self._acknowledged)
         self._waiting: deque[_Publication] = deque()
         self._unacknowledged: dict[int, _Publication] = {}
+        self._unacknowledged_bytes = 0
         self._capacity = MAX_UNACKNOWLEDGED
         self._version = MQTTv50
         self._best_version = MQTTv311
@@ -251,7 +258,7 @@ class Bus:
     def publish(
         self,
         topic: str,
-        payload: bytes,
+        payload: bytes | Callable[[], bytes],
         *,
         qos: int = 1,
         retain: bool = False,
@@ -262,10 +269,12 @@ class Bus:
 
         What is no longer ``wanted`` when its turn comes, now or after a reconnect, is dropped. A QoS 0 message without
         a connection is dropped, and ``done`` is not called.
+
+        :param payload: a function is called when its turn comes, each time: a large payload need not wait in memory.
         """
         if qos == 0:
             if self.connected and self._client is not None:
-                self._client.publish(topic, payload, qos=0, retain=retain)
+                self._client.publish(topic, _bytes_of(payload), qos=0, retain=retain)
                 if done is not None:
                     done()
             return
@@ -408,6 +417,7 @@ class Bus:
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())
         self._unacknowledged.clear()
+        self._unacknowledged_bytes = 0
         self._waiting.extendleft(reversed(out))
         self._pump()
         self._up.set()
@@ -475,25 +485,33 @@ class Bus:
 
     def _pump(self) -> None:
         client, outbox = self._client, self._outbox
-        while self._waiting and self.connected and client is not None and len(self._unacknowledged) < self._capacity:
+        while self._waiting and self.connected and client is not None and self._has_room():
             entry = self._waiting[0]
             if entry.wanted is not None and not entry.wanted():
                 self._waiting.popleft()
                 continue
+            payload = _bytes_of(entry.payload)
             try:
-                client.publish(entry.topic, entry.payload, qos=entry.qos, retain=entry.retain)
+                client.publish(entry.topic, payload, qos=entry.qos, retain=entry.retain)
             except OverflowError:
                 # The broker takes no more at a time (its receive maximum); each acknowledgement comes back here.
                 self._capacity = max(1, len(self._unacknowledged))
                 return
             self._waiting.popleft()
             self._unacknowledged[outbox.last_id] = entry
+            entry.size = len(payload)
+            self._unacknowledged_bytes += entry.size
         self._check_idle()
+
+    def _has_room(self) -> bool:
+        few = len(self._unacknowledged) < self._capacity
+        return few and self._unacknowledged_bytes < MAX_UNACKNOWLEDGED_BYTES
 
     def _acknowledged(self, mid: int) -> None:
         entry = self._unacknowledged.pop(mid, None)
         if entry is None:
             return
+        self._unacknowledged_bytes -= entry.size
         if entry.done is not None:
             entry.done()
         self._pump()
@@ -501,3 +519,7 @@ class Bus:
     def _check_idle(self) -> None:
         if not self._waiting and not self._unacknowledged:
             self._idle.set()
+
+
+def _bytes_of(payload: bytes | Callable[[], bytes]) -> bytes:
+    return payload if isinstance(payload, bytes) else payload()

@@ -36,6 +36,9 @@ DOUBT_TIME = 10.0
 """Seconds after a reconnect in which the broker hands out what it kept for us."""
 
 
+LARGE = 16 * 1024
+"""Bytes of a payload that is not kept while it waits for the broker, but written again when its turn comes."""
+
 SUSPICIOUS = ("foreign", "malformed")
 """Reasons to drop an answer that no device has that does what it should."""
 
@@ -133,7 +136,7 @@ class Tunnels:
         topic, payload = self._codec.write(request)
         self._bus.publish(
             topic,
-            payload,
+            payload if len(payload) < LARGE else lambda: self._codec.write(request)[1],
             qos=self._qos,
             done=partial(self._service.accepted, request, attempt),
             wanted=partial(_is_wanted, request, attempt),

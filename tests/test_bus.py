@@ -9,13 +9,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from puppetmaster.address import BrokerAddress
-from puppetmaster.bus import Bus, Will
+from puppetmaster.bus import MAX_UNACKNOWLEDGED_BYTES, Bus, Will
 from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
 from puppetmaster.errors import BusError
 
@@ -450,6 +451,31 @@ def test_no_more_is_on_its_way_than_the_broker_takes_at_a_time() -> None:
 
     with BrokerProcess(defaults=True) as broker:
         asyncio.run(main(broker))
+
+
+def test_large_messages_are_made_when_their_turn_comes_and_few_are_on_their_way(broker: BrokerProcess) -> None:
+    made: list[int] = []
+
+    def make(number: int) -> bytes:
+        made.append(number)
+        return b"%d" % number + bytes(MAX_UNACKNOWLEDGED_BYTES // 8)
+
+    async def main() -> None:
+        async with connected(broker, "both", topics=["/t"]) as (bus, inbox):
+            pid = broker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                for number in range(20):
+                    bus.publish("/t", partial(make, number))
+                assert made == list(range(8))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert [int((await inbox.next()).rstrip(b"\0")) for _ in range(20)] == list(range(20))
+            assert await bus.flush(TIMEOUT)
+            assert bus._unacknowledged_bytes == 0
+
+    run(main)
 
 
 def test_many_messages_at_once_all_arrive_in_order(broker: BrokerProcess) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from puppetmaster.address import BrokerAddress
-from puppetmaster.tunnels import DOUBT_TIME, Tunnels
+from puppetmaster.models import Job, Message, Request
+from puppetmaster.tunnels import DOUBT_TIME, LARGE, Tunnels
 from puppetmaster.wire import Codec, DeviceTunnel
 
 
@@ -34,6 +35,8 @@ class Notes:
         return len(self.resent[-1])
 
     def link(self, up: bool) -> None: ...
+
+    def accepted(self, request: Any, attempt: int) -> None: ...
 
     def is_out(self, *idents: int) -> None:
         self.requests = [SimpleNamespace(id=ident, destination=f"dev-{ident}") for ident in idents]
@@ -139,3 +142,17 @@ def test_the_next_reconnect_has_a_look_of_its_own(timers: Timers) -> None:
     assert notes.resent == []
     timers.go_off()
     assert notes.resent == [[1, 2]]
+
+
+@pytest.mark.parametrize(("size", "is_made_later"), [(10, False), (LARGE, True)])
+def test_a_large_request_is_written_when_its_turn_comes(timers: Timers, size: int, is_made_later: bool) -> None:
+    made, _ = connected(session_present=True)
+    published: list[Any] = []
+    made._bus.publish = lambda topic, payload, **rest: published.append(payload)  # type: ignore[method-assign]
+    message = Message(method="put", resource="/r", data="x" * size, timeout=5.0)
+    job = Job(id=1, messages=(message,), first_request=2, total_count=1, created_at=0.0)
+    request = Request(id=2, job=job, message_number=0, destination="dev")
+    made.send(request, 1)
+    [payload] = published
+    assert callable(payload) == is_made_later
+    assert (payload() if is_made_later else payload) == made._codec.write(request)[1]
