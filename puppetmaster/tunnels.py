@@ -206,7 +206,8 @@ class Tunnels:
 
     def present(self, destination: str) -> None:
         """A device came online: what was out to it at the last reconnect may have been lost while it was away."""
-        self._resend_these(self._doubtful.pop(destination, set()))
+        if self._back is None:
+            self._resend_these(self._doubtful.pop(destination, set()))
 
     def heard_online(self, destination: str) -> None:
         """A device is there. A broker that forgot all had no session of it until it came back, so what was sent to it
@@ -215,9 +216,8 @@ class Tunnels:
         if self._service is None or self._back is None or destination in self._back:
             return
         self._back.add(destination)
-        current = self._service.out_to(destination)
-        if current is not None:
-            self._resend_these({current})
+        ids, current = self._doubtful.pop(destination, set()), self._service.out_to(destination)
+        self._resend_these(ids if current is None else ids | {current})
 
     def _resend_these(self, ids: set[int]) -> None:
         if ids and self._service is not None and self._bus.connected:

@@ -98,10 +98,17 @@ def test_a_first_connection_leaves_nothing_in_doubt(timers: Timers) -> None:
 
 
 def test_a_device_that_comes_online_is_sent_once_what_was_out_to_it_at_the_reconnect(timers: Timers) -> None:
-    made, notes = connected(1, 2, session_present=False)
+    made, notes = connected(1, 2, session_present=True)
     made.present("dev-1")
     made.present("dev-1")
     made.present("dev-7")
+    assert notes.resent == [[1]]
+
+
+def test_a_device_that_comes_back_to_a_broker_that_forgot_it_is_sent_one_copy(timers: Timers) -> None:
+    made, notes = connected(1, 2, session_present=False)
+    made.present("dev-1")  # it came online, and said so
+    made.heard_online("dev-1")
     assert notes.resent[1:] == [[1]]
 
 
