@@ -70,7 +70,7 @@ def list_accounts(settings: Settings, json: Json = False) -> None:
 
     \b
     Example:
-      puppetmaster accounts list --data /var/lib/puppetmaster
+      puppetmaster accounts list --data /var/lib/puppetmaster/data
     """
     found = _open(settings).list()
     rows = [

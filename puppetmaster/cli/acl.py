@@ -65,7 +65,7 @@ def mosquitto(
     \b
     Examples:
       puppetmaster acl mosquitto --instance site-1
-      puppetmaster acl mosquitto --data /var/lib/puppetmaster --output files
+      puppetmaster acl mosquitto --data /var/lib/puppetmaster/data --output files
       puppetmaster acl mosquitto --tool-user ana,ben --view-user ''
     """
     from puppetmaster.acl import MosquittoAcl, Place, UnusableName, Users
