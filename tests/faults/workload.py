@@ -149,9 +149,9 @@ class Traffic:
             if code in (200, 400):
                 self.answered += 1
                 return
+            if code not in UNSURE:
+                self.violations.append(f"{posted.name} was answered {code}")
             if not posted.is_bad and ("key" not in posted.document or time.monotonic() > deadline):
-                if code not in UNSURE:
-                    self.violations.append(f"{posted.name} was answered {code}")
                 return
             time.sleep(0.05)
 

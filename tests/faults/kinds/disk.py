@@ -73,11 +73,15 @@ class FailingDisk(Fault):
             "message": message,
         }
         with contextlib.suppress(httpx.HTTPError):
+            pid = site.stand.bundle.pid
             reply = site.http.post("/jobs", json=document)
             if reply.status_code != 503:
                 self.violations.append(f"a job was answered {reply.status_code}, not 503: {reply.text:.200}")
             if site.stand.bundle.running and site.http.get("/jobs?limit=1").status_code != 200:
                 self.violations.append("jobs can't be read while the disk fails")
+            said = site.http.get("/health").json()["store"]
+            if said == "ok" and site.stand.bundle.pid == pid:
+                self.violations.append("/health does not say that the disk fails")
 
     def post_a_job(self, site: Site) -> None:
         """Post one that must be accepted in the end, so that the fault meets at least this."""

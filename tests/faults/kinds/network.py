@@ -3,13 +3,18 @@ control plane, and what it hears of devices."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
+
+import httpx
 
 from tests.faults.kinds.base import Fault
 from tests.faults.proxy import DOWN, UP, WAYS
 from tests.faults.raw import RawClient
+from tests.faults.records import Posted
 from tests.faults.site import Site
+from tests.faults.workload import PATIENT
 
 
 class Network(Fault):
@@ -128,9 +133,34 @@ class Reset(Network):
 class Refuse(Network):
     name = "net_refuse"
     promise = "A broker that can't be reached for a while: jobs are accepted and wait, and it goes on by itself."
+    accepted = False
 
     def begin(self, site: Site) -> None:
         site.proxy.refuse()
+
+    def end(self, site: Site) -> None:
+        self.try_a_job(site)
+        super().end(site)
+
+    def try_a_job(self, site: Site) -> None:
+        """Post one that must be accepted, unless the disk fails as well."""
+        batch = [{"method": "put", "resource": "/meanwhile", "__request": {"destination": site.probes}}]
+        name = f"{self.label}-meanwhile"
+        posted = Posted({"name": name, "batch": batch, "key": f"key-{name}", "labels": {"run": self.label}})
+        posted.ends = "any"  # devices may be killed at it as well
+        posted.document |= {"requestTimeout": 2, "retry": PATIENT}
+        self.posted.append(posted)
+        with contextlib.suppress(httpx.HTTPError):
+            reply = site.http.post("/jobs", json=posted.document)
+            posted.codes.append(reply.status_code)
+            if reply.status_code == 200:
+                posted.ids.add(reply.json()["id"])
+                self.accepted = True
+            elif reply.status_code != 503 or "the store can't write" not in reply.text:
+                self.violations.append(f"while the broker is away a job is answered {reply.status_code}: {reply.text}")
+
+    def __str__(self) -> str:
+        return super().__str__() + (" (a job was accepted meanwhile)" if self.accepted else "")
 
 
 class Repeated(Network):
