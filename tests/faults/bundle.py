@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from puppetmaster import bus
+from puppetmaster import bus, tunnels
 from puppetmaster.cli import main
 from puppetmaster.edges.connection import Connection
 from puppetmaster.edges.sanji import Puppetmaster
@@ -37,9 +37,10 @@ def steer_files(control: Control) -> None:
 
 
 def shorten_waits() -> None:
-    """Have a connection that died without a word noticed in seconds, and calls that were lost with one given up by the
-    controller: with the defaults of 30 s and 60 s each of these takes a minute."""
+    """Have a connection that died without a word noticed in seconds, calls that were lost with one given up by the
+    controller, and what may have been lost at a reconnect looked at: the defaults are 30, 60 and 10 s."""
     bus.KEEPALIVE = KEEPALIVE
+    tunnels.DOUBT_TIME = DOUBT_TIME
     make = Connection.__init__
 
     def made(self: Connection, *args: Any, **kwargs: Any) -> None:
@@ -59,6 +60,9 @@ def steer_clock(control: Control) -> None:
 
 KEEPALIVE, TTL = 5, 6
 """Seconds: of the bundle's connections; for a call through the controller, which locks the bundle meanwhile."""
+
+DOUBT_TIME = 4.0
+"""Seconds after a reconnect until what is out is sent again."""
 
 # Planted bugs
 

@@ -9,7 +9,11 @@ import sys
 import time
 from typing import Any, ClassVar
 
+import httpx
+
+from tests.faults.bundle import DOUBT_TIME
 from tests.faults.kinds.base import Fault, Moment
+from tests.faults.records import Posted
 from tests.faults.site import Site
 from tests.faults.workload import PATIENT, Step
 from tests.system.stand import PATIENCE, REPOSITORY, NoAnswer
@@ -112,7 +116,8 @@ class KillBroker(Kill):
 
 
 class KillBrokerAndDevices(KillBroker):
-    """The bundle sends everything again to a broker that knows nobody, for the devices come back later."""
+    """The bundle sends everything again to a broker that knows nobody, for the devices come back later; half of the
+    time so late that a job is posted to them when the bundle has looked after what may be lost."""
 
     name = "kill_broker_and_devices"
     promise = "The same while devices are away, which come back after the bundle: they get what was out to them."
@@ -123,6 +128,7 @@ class KillBrokerAndDevices(KillBroker):
         self.moment = Moment("sent", 0, 0.0)
         self.hold = round(chance.uniform(0.5, 2), 3)
         self.fleet = chance.choice(["near", "far"])
+        self.late = chance.random() < 0.5
 
     def shape(self, steps: list[Step]) -> None:
         # Killed at work the devices would forget it, and that is another fault.
@@ -139,7 +145,32 @@ class KillBrokerAndDevices(KillBroker):
         super().end(site)
         with contextlib.suppress(NoAnswer):  # the bundle is back
             site.stand.presence.wait(lambda heard: heard.data["connection"] == "online", 15, mark=mark)
+        if self.late:
+            time.sleep(DOUBT_TIME + 0.5)
+            self.post_a_job(site)
         site.start(site.parts[self.fleet])
+
+    def post_a_job(self, site: Site) -> None:
+        """To devices of which nobody knows that they are away, without a timeout that would help."""
+        batch = [{"method": "put", "resource": "/late", "__request": {"destination": site.probes}}]
+        name = f"{self.label}-late"
+        more = {"key": f"key-{name}", "labels": {"run": self.label}, "requestTimeout": 600}
+        posted = Posted({"name": name, "batch": batch, **more})
+        self.posted.append(posted)
+        site.wait(lambda: self._is_taken(site, posted), "a job is not accepted")
+        [job_id] = posted.ids
+        site.wait(lambda: site.get(f"/jobs/{job_id}?limit=0")["counts"]["sent"], "it is not sent")
+
+    def _is_taken(self, site: Site, posted: Posted) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            reply = site.http.post("/jobs", json=posted.document)
+            posted.codes.append(reply.status_code)
+            if reply.status_code == 200:
+                posted.ids.add(reply.json()["id"])
+        return bool(posted.ids)
+
+    def __str__(self) -> str:
+        return super().__str__() + (" (late)" if self.late else "")
 
 
 class KillBrokerSaved(Kill):
