@@ -138,6 +138,22 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
         raise ValueError(f"there is no certificate in {cert} that fits the key in {key}: {error}") from None
 
 
+def check_certificates(file: Path) -> None:
+    """See that a PEM file holds certificates to trust.
+
+    :raises ValueError: when it does not, or can't be read; the message names it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise ValueError(f"there is no certificate in {file} that can be read: {error}") from None
+    except OSError as error:
+        raise ValueError(f"can't read {file}: {error.strerror}") from None
+    if not context.cert_store_stats()["x509"]:
+        raise ValueError(f"there is no certificate in {file}")
+
+
 def _no_password(key: Path) -> str:
     # Without this OpenSSL would ask at the terminal, and wait.
     raise ValueError(f"the key in {key} is encrypted, and nobody is there to be asked for its password")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from puppetmaster.address import BrokerAddress, ListenAddress
+from puppetmaster.address import BrokerAddress, ListenAddress, check_certificates
 from puppetmaster.agent.rights import OFF, Rights
 from puppetmaster.errors import SettingsError
 from puppetmaster.logs import checked_log
@@ -70,14 +70,21 @@ def _integer(lowest: int, highest: int) -> Parser:
     return parse
 
 
-_mebibytes = _integer(1, 16_777_216)
+MAX_MEBIBYTES = 16_777_216
+
+_mebibytes = _integer(1, MAX_MEBIBYTES)
 
 
 def _memory(value: object) -> object:
-    if value is None or value == 0:
-        return value
-    text = value.strip().lower() if isinstance(value, str) else value
-    return 0 if text in ("off", "0") else _mebibytes(text)
+    if value is None:
+        return None
+    if (value.strip().lower() if isinstance(value, str) else value) in ("off", "0", 0):
+        return 0
+    try:
+        return _mebibytes(value)
+    except ValueError:
+        reason = f"it must be off, or a whole number of MiB from 1 to {MAX_MEBIBYTES}, not {value!r:.40}"
+        raise ValueError(reason) from None
 
 
 def _number(highest: float) -> Parser:
@@ -124,8 +131,19 @@ def _existing_file(value: object) -> Path | None:
     if value is None:
         return None
     path = _path(value)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # the folder around it can't be entered
+        raise ValueError(f"can't read {path}: {error.strerror}") from None
+    if not there:
         raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _certificates(value: object) -> Path | None:
+    path = _existing_file(value)
+    if path is not None:
+        check_certificates(path)
     return path
 
 
@@ -276,7 +294,7 @@ class Settings:
     ca_file: Path | None = field(
         default=None,
         metadata=_about(
-            _existing_file,
+            _certificates,
             env="PUPPETMASTER_CA_FILE",
             flag="--ca-file",
             help="The certificates to trust with mqtts:// and https://, a PEM file; none means those of the system.",
@@ -591,6 +609,8 @@ class Settings:
         value = getattr(self, name)
         if name == "token":
             return "***" if value else value
+        if name == "max_memory" and value == 0:
+            return "off"
         if isinstance(value, tuple):
             return ",".join(value) or None
         return str(value) if isinstance(value, (BrokerAddress, ListenAddress, Path)) else value
@@ -646,6 +666,9 @@ def _from_file(environ: Mapping[str, str], file: Path | None) -> _Found:
     try:
         with path.open("rb") as stream:
             document = tomllib.load(stream)
+    except PermissionError as error:
+        what = f"can't read {path}: {error.strerror}; name a file that you may read ({CONFIG_FLAG})"
+        raise SettingsError("config", source, what) from error
     except OSError as error:
         raise SettingsError("config", source, f"can't read {path}: {error.strerror or error}") from error
     except ValueError as error:  # broken TOML, or no UTF-8
@@ -658,7 +681,8 @@ def _which_file(environ: Mapping[str, str], file: Path | None) -> tuple[Path | N
         return file.expanduser(), f"flag {CONFIG_FLAG}"
     if environ.get(CONFIG_ENV):
         return Path(environ[CONFIG_ENV]).expanduser(), f"environment {CONFIG_ENV}"
-    return (DEFAULT_FILE if DEFAULT_FILE.exists() else None), "the working folder"
+    # Unlike Path.exists() it is false, and raises nothing, in a folder that can't be entered.
+    return (DEFAULT_FILE if os.path.exists(DEFAULT_FILE) else None), "the working folder"
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Found:

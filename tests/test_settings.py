@@ -1,6 +1,7 @@
 """Settings: precedence, sources, and what each value may be."""
 
 import math
+import os
 import subprocess
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from puppetmaster.agent.options import read_options
 from puppetmaster.errors import SettingsError
 from puppetmaster.settings import Settings, options
 from tests.certificates import make_certificate
+from tests.shut import shut
 
 
 @pytest.fixture(autouse=True)
@@ -205,8 +207,8 @@ def test_a_certificate_that_can_not_be_used_is_refused(tmp_path, broker, cert, k
 
 def test_the_file_may_set_everything(tmp_path):
     password = write(tmp_path / "password", "p@ss\n")
-    certificates = write(tmp_path / "ca.pem", "x")
     cert, key = make_certificate(tmp_path, "u")
+    certificates = write(tmp_path / "ca.pem", cert.read_text())
     file = write(
         tmp_path / "other.toml",
         f"""
@@ -296,6 +298,23 @@ def test_a_file_that_is_no_toml_is_an_error(tmp_path, content):
         Settings.load({}, {}, tmp_path / "bad.toml")
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_folder_that_can_not_be_entered_holds_no_default_file_and_no_named_one(tmp_path, named):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    write(folder / "puppetmaster.toml", "window = 3")
+    os.chdir(folder)
+    with shut(folder):
+        if not named:
+            assert Settings.load({}, {}) == Settings()
+            return
+        for file in (Path("puppetmaster.toml"), folder / "puppetmaster.toml"):
+            with pytest.raises(SettingsError, match=r"Permission denied; name a file that you may read \(--config\)$"):
+                Settings.load({}, {}, file)
+        with pytest.raises(SettingsError, match=r"^broker_key .*: can't read .*/key.pem: Permission denied$"):
+            Settings.load({"broker_key": str(folder / "key.pem")}, {})
+
+
 def test_a_folder_is_no_settings_file(tmp_path):
     with pytest.raises(SettingsError, match="can't read"):
         Settings.load({}, {}, tmp_path)
@@ -379,9 +398,23 @@ def test_the_token_is_never_shown():
 
 
 def test_the_certificates_go_with_the_broker(tmp_path):
-    certificates = write(tmp_path / "ca.pem", "x")
+    certificates, _ = make_certificate(tmp_path, "ca")
     settings = Settings.load({"broker": "mqtts://h"}, {"PUPPETMASTER_CA_FILE": str(certificates)})
     assert settings.ca_file == settings.broker.ca_file == certificates
+
+
+def test_a_file_without_a_certificate_to_trust_is_refused_by_name(tmp_path):
+    _, key = make_certificate(tmp_path, "ca")
+    damaged = write(tmp_path / "damaged.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    for file in (key, damaged, write(tmp_path / "empty.pem", "")):
+        said = rf"^ca_file \(from flag --ca-file\): there is no certificate in {file}"
+        with pytest.raises(SettingsError, match=said):
+            Settings.load({"ca_file": str(file)}, {})
+        with pytest.raises(SettingsError, match=f"^ca_file .*: there is no certificate in {file}"):
+            read_options(["--id", "a", "--ca-file", str(file)], {})
+    cert, _ = make_certificate(tmp_path, "ca")
+    with shut(tmp_path), pytest.raises(SettingsError, match=f"^ca_file .*: can't read {cert}: Permission denied$"):
+        Settings.load({"ca_file": str(cert)}, {})
 
 
 def test_the_password_is_never_shown():
@@ -484,7 +517,14 @@ BAD = {
 
 @pytest.mark.parametrize(("value", "found"), [("off", 0), ("0", 0), (0, 0), (" OFF ", 0), ("512", 512), (None, None)])
 def test_the_limit_of_the_memory_may_be_off(value, found):
-    assert Settings.load({"max_memory": value}, {}).max_memory == found
+    settings = Settings.load({"max_memory": value}, {})
+    assert settings.max_memory == found
+    assert settings.shown("max_memory") == ("off" if found == 0 else found)
+
+
+def test_a_limit_of_the_memory_that_can_not_be_used_is_quoted_as_it_was_typed():
+    with pytest.raises(SettingsError, match=r"it must be off, or a whole number of MiB from 1 to .*, not ' 2 GB '$"):
+        Settings.load({"max_memory": " 2 GB "}, {})
 
 
 def test_bad_values_are_known_for_every_setting():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from puppetmaster.address import BrokerAddress
+from puppetmaster.address import BrokerAddress, check_certificates
 from puppetmaster.errors import SettingsError
 from puppetmaster.logs import checked_log
 from puppetmaster.policies import UNPUBLISHABLE, destination_fault
@@ -136,8 +136,18 @@ def _folder(text: str) -> Path:
 
 def _existing_file(text: str) -> Path:
     path = _folder(text)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # the folder around it can't be entered
+        raise ValueError(f"can't read {path}: {error.strerror}") from None
+    if not there:
         raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _certificates(text: str) -> Path:
+    path = _existing_file(text)
+    check_certificates(path)
     return path
 
 
@@ -217,7 +227,7 @@ _OPTIONS = (
     Option(
         name="ca_file",
         metavar="FILE",
-        parse=_existing_file,
+        parse=_certificates,
         other_env="PUPPETMASTER_CA_FILE",
         help="The certificates to trust with mqtts://, a PEM file. Default: those of the system.",
     ),

@@ -31,11 +31,11 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_common_one() -> None:
 
 
 def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
-    pem = tmp_path / "ca.pem"
-    pem.touch()
     password = tmp_path / "password"
     password.write_text("hunter2\n")
     cert, key = make_certificate(tmp_path, "me")
+    pem = tmp_path / "ca.pem"
+    pem.write_text(cert.read_text())
     environ = {
         "ID": "a", "BROKER": "mqtts://me@b", "BROKER_PASSWORD_FILE": str(password), "CA_FILE": str(pem),
         "BROKER_CERT": str(cert), "BROKER_KEY": str(key),
