@@ -302,7 +302,8 @@ class Bus:
         self._topics = [topic for topic in self._topics if topic not in removed]
         if removed and self.connected and self._client is not None:
             with contextlib.suppress(OverflowError):  # its session is clean, or the topic ends with the program
-                self._client.unsubscribe(removed)
+                # As bytes: gmqtt takes the characters of a text for its bytes, and the broker a wrong length for an attack.
+                self._client.unsubscribe([topic.encode() for topic in removed])
 
     # The connection
 
@@ -340,7 +341,7 @@ class Bus:
         acknowledge_first = not inspect.iscoroutinefunction(self._on_message)
         will = self._will and gmqtt.Message(self._will.topic, self._will.payload, 1, self._will.retain)
         client = _Client(
-            self.client_id,
+            self.client_id.encode(),  # see unsubscribe
             clean_session=not self._persistent,
             optimistic_acknowledgement=acknowledge_first,
             will_message=will,

@@ -111,6 +111,20 @@ def test_it_connects_again_and_subscribes_again_when_the_broker_restarts(broker:
     run(main)
 
 
+def test_names_that_are_not_ascii_do_not_break_the_connection(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "gerät-\N{COLLISION SYMBOL}", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            await bus.subscribe("/\N{COLLISION SYMBOL}/é")
+            await bus.unsubscribe("/\N{COLLISION SYMBOL}/é")
+            await published(bus, "/\N{COLLISION SYMBOL}/é", b"unheard")
+            await published(bus, "/t", b"heard")
+            assert await inbox.next() == b"heard"
+            assert bus.reconnects == 0
+
+    run(main)
+
+
 def test_it_comes_back_as_often_as_the_broker_goes(broker: BrokerProcess) -> None:
     async def main() -> None:
         async with connected(broker, "patient", topics=["/t"]) as (bus, inbox):
