@@ -302,7 +302,7 @@ class Bus:
         self._topics = [topic for topic in self._topics if topic not in removed]
         if removed and self.connected and self._client is not None:
             with contextlib.suppress(OverflowError):  # its session is clean, or the topic ends with the program
-                # As bytes: gmqtt takes the characters of a text for its bytes, and the broker a wrong length for an attack.
+                # As bytes: gmqtt counts the characters of a text for its length, and the broker hangs up.
                 self._client.unsubscribe([topic.encode() for topic in removed])
 
     # The connection
