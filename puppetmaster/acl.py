@@ -261,6 +261,16 @@ set_tcp_nodelay true
 # Mosquitto reads a changed file when it is told to: systemctl reload mosquitto
 set -eu
 umask 077
+for path in . passwd secrets; do
+    if [ -e "$path" ] && [ ! -w "$path" ]; then
+        echo "this user may not write $path in $PWD: run this with sudo, or in another folder" >&2
+        exit 1
+    fi
+done
+if ! command -v mosquitto_passwd >/dev/null; then
+    echo "there is no mosquitto_passwd here: install the package mosquitto, which has it" >&2
+    exit 1
+fi
 parts=$(mktemp names.XXXXXX)
 names=$(mktemp names.XXXXXX)
 missing=$(mktemp names.XXXXXX)

@@ -96,7 +96,14 @@ def _instance(settings: Settings) -> str:
     from puppetmaster.documents import META, META_ID
     from puppetmaster.store.peek import peek
 
-    found = settings.instance or (peek(settings.data, META, META_ID) or {}).get("instance")
+    try:
+        found = settings.instance or (peek(settings.data, META, META_ID) or {}).get("instance")
+    except PermissionError as error:
+        raise SettingsError(
+            "data",
+            settings.source("data"),
+            f"can't read {error.filename or settings.data}: name the instance (--instance), or run this with sudo",
+        ) from None
     if not found:
         raise SettingsError(
             "instance",

@@ -1,6 +1,7 @@
 """``puppetmaster acl mosquitto``: what it prints and writes, and for which instance."""
 
 import asyncio
+import os
 import shutil
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from puppetmaster.embedded.broker import mosquitto_config
 from puppetmaster.observer import TOPICS
 from puppetmaster.store import TinyStore
 from puppetmaster.wire import DeviceTunnel, answer_topic, job_topic, presence_topic
+from tests.shut import NOBODY, shut
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -177,6 +179,27 @@ def test_the_script_knows_zeros_and_lines_of_windows_and_gives_no_device_the_pas
     assert sorted(path.name for path in (tmp_path / "secrets").iterdir()) == sorted(users)
 
 
+@pytest.mark.parametrize(
+    ("writable", "said"), [(True, "install the package mosquitto"), (False, "may not write . in ")]
+)
+def test_the_script_makes_nothing_where_it_can_not_make_all(tmp_path, writable, said):
+    assert invoke("--instance", "a", "--output", str(tmp_path)).exit_code == 0
+    before = sorted(path.name for path in tmp_path.iterdir())
+    script, folder = (tmp_path / "passwords.sh").read_text(), os.open(tmp_path, os.O_RDONLY)
+    tmp_path.chmod(0o755 if writable else 0o555)
+    try:
+        refused = subprocess.run(
+            ["/bin/sh", "-c", script], env={"PATH": "/nowhere"}, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, preexec_fn=lambda: os.fchdir(folder), user=NOBODY if os.geteuid() == 0 and not writable else None,
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o755)
+        os.close(folder)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert said in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 # The instance
 
 
@@ -197,6 +220,15 @@ def test_the_instance_is_that_of_the_data_folder_also_while_it_is_in_use(tmp_pat
     asyncio.run(main())
     assert job_topic("0badcafe", "+") in invoke(PUPPETMASTER_DATA=str(tmp_path)).stdout
     assert job_topic("site-2", "+") in invoke("--data", str(tmp_path), "--instance", "site-2").stdout
+
+
+def test_of_a_data_folder_of_another_user_it_says_what_to_do(tmp_path):
+    (tmp_path / "puppetmaster.json").touch()
+    with shut(tmp_path):
+        refused = invoke("--data", str(tmp_path))
+    assert refused.exit_code == 2
+    said = "name the instance (--instance), or run this with sudo"
+    assert refused.stderr == f"Error: data (from flag --data): can't read {tmp_path / 'puppetmaster.json'}: {said}\n"
 
 
 def test_without_an_instance_it_says_how_to_name_one(tmp_path):
