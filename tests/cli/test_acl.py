@@ -186,11 +186,12 @@ def test_the_script_makes_nothing_where_it_can_not_make_all(tmp_path, writable, 
     assert invoke("--instance", "a", "--output", str(tmp_path)).exit_code == 0
     before = sorted(path.name for path in tmp_path.iterdir())
     script, folder = (tmp_path / "passwords.sh").read_text(), os.open(tmp_path, os.O_RDONLY)
+    user = NOBODY if os.geteuid() == 0 and not writable else None
     tmp_path.chmod(0o755 if writable else 0o555)
     try:
         refused = subprocess.run(
             ["/bin/sh", "-c", script], env={"PATH": "/nowhere"}, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, preexec_fn=lambda: os.fchdir(folder), user=NOBODY if os.geteuid() == 0 and not writable else None,
+            text=True, preexec_fn=lambda: os.fchdir(folder), user=user,
         )  # fmt: skip
     finally:
         tmp_path.chmod(0o755)
