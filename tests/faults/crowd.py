@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 from tests.faults.raw import RawClient, publish
@@ -26,6 +27,8 @@ class Crowd:
         self._port, self._instance, self._chance = port, instance, chance
         self._answers: dict[tuple[str, int], tuple[str, bytes]] = {}
         self._held: set[tuple[str, int]] = set()
+        # Of whom the last answers are held, and how many of them are answered before that.
+        self._holders: set[str] = set()
         self._unheld = 0
         self._lock = threading.Lock()
         self._client: RawClient | None = None
@@ -45,11 +48,12 @@ class Crowd:
         with self._lock:
             return len(self._held)
 
-    def hold_last(self, count: int, total: int) -> None:
-        """Of the next ``total`` requests hold back the answers to the last ``count``."""
+    def hold_last(self, count: int, names: Collection[str]) -> None:
+        """Of a request to each of these devices hold back the answers to the last ``count``."""
         with self._lock:
             self._held.clear()
-            self._unheld = total - count
+            self._holders = set(names)
+            self._unheld = len(names) - count
 
     def burst(self) -> float:
         """Publish an answer of every device, in any order, in one go; the seconds until the broker had taken all."""
@@ -57,6 +61,7 @@ class Crowd:
         with self._lock:
             answers = list(self._answers.values())
             self._held.clear()
+            self._holders = set()
             self.answering = True
         self._chance.shuffle(answers)
         blob = b"".join(
@@ -78,9 +83,10 @@ class Crowd:
                 body = {"id": request["id"], "code": 200, "data": {"device": device}}
                 self._answers[key] = request["tunnel"], json.dumps(body).encode()
                 self.work.append({"device": device, "id": request["id"], "outcome": "resolved"})
-                if self.answering and self._unheld <= 0:
-                    self._held.add(key)
-                self._unheld -= 1
+                if device in self._holders:
+                    if self._unheld <= 0:
+                        self._held.add(key)
+                    self._unheld -= 1
             answer = self._answers[key] if self.answering and key not in self._held else None
         if answer is not None and self._client is not None:
             self._client.publish(*answer)

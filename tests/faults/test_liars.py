@@ -156,7 +156,7 @@ def test_a_crowd_holds_back_the_last_answers_and_then_all_answer_at_once(port: i
     crowd.start()
     try:
         crowd.answering = True
-        crowd.hold_last(100, 300)
+        crowd.hold_last(100, crowd.names)
         for number, device in enumerate(crowd.names):
             body = {"id": number, "tunnel": f"/remote/{device}/answer/stand"}
             ear.client.publish(f"/remote/{device}", json.dumps(body).encode())

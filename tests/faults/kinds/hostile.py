@@ -228,7 +228,7 @@ class Burst(Fault):
     def _run(self, site: Site, names: list[str], more: Document, hold: int = 0) -> int:
         assert self.crowd is not None
         message = {"method": "put", "resource": "/burst"}
-        self.crowd.hold_last(hold, len(names))
+        self.crowd.hold_last(hold, names if hold else ())
         document = {"destinations": names, "message": message, "key": f"{self.label}-{hold}-{names[0]}", **more}
         job_id = 0
         deadline = time.monotonic() + PATIENCE
