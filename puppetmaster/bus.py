@@ -62,7 +62,12 @@ packet, what the socket did not take). A larger message goes alone."""
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
 
+DENIED = "it does not take the user or the password"
+"""Begins the reason where it is that."""
+
 _REFUSED_VERSION = (1, 132)
+
+_DENIED = (4, 5, 134, 135)  # MQTT 3.1.1 (3.2.2.3) and 5 (3.2.2.2)
 
 MessageHandler = Callable[[str, bytes], "Awaitable[None] | None"]
 """Gets topic and payload. A coroutine function's message is acknowledged to the broker when it returns, and not at
@@ -381,9 +386,10 @@ class Bus:
         except BusError as error:
             return str(error)
         except gmqtt.mqtt.handler.MQTTConnectError as error:
-            if getattr(error, "_code", None) in _REFUSED_VERSION:
+            code = getattr(error, "_code", None)
+            if code in _REFUSED_VERSION:
                 self._other_version()
-            return str(error)
+            return f"{DENIED}: {error}" if code in _DENIED else str(error)
         except (OSError, ValueError, OverflowError) as error:
             return str(error) or type(error).__name__
         except Exception as error:  # the task must not end: nobody would connect again

@@ -118,9 +118,14 @@ async def _start(client: BusClient) -> None:
     try:
         await client.start()
     except BusError as error:
+        from puppetmaster.bus import DENIED  # loads gmqtt, as the client has
+
         reason = warnings.last.removeprefix(f"broker at {client.address}: ")
+        hint = "is it running, and is its address right (--broker)?"
+        if reason.startswith(DENIED):
+            hint = "the user stands in --broker (mqtt://user@host), the password in the file of --broker-password-file"
         reason = f" ({reason})" if reason else ""
-        raise BusError(f"{error}{reason}; is it running, and is its address right (--broker)?") from None
+        raise BusError(f"{error}{reason}; {hint}") from None
 
 
 class _Warnings(logging.Handler):

@@ -1,6 +1,7 @@
 """Commands that talk to a bundle: what they send, what they print, how they end."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from puppetmaster.bus import DENIED
 from puppetmaster.cli import render, watching
 from puppetmaster.cli.app import make_app
 from puppetmaster.client import bus as bus_client
+from puppetmaster.errors import BusError
 from puppetmaster.times import from_text, to_text
 from tests.cli.conftest import make_job
 
@@ -526,6 +529,22 @@ def test_a_broker_that_is_not_there_is_an_error_that_says_why(free_address, monk
     assert f"no connection to the broker at {free_address}" in result.stderr
     assert "Connection refused" in result.stderr
     assert "(--broker)" in result.stderr
+
+
+def test_a_broker_that_does_not_take_the_password_is_told_apart_from_one_that_is_not_there(monkeypatch):
+    async def start(self):
+        reason = f"{DENIED}: code 135 (Connection Refused: Not authorized)"
+        logging.getLogger("puppetmaster.bus").warning("broker at %s: %s; trying again", self.address, reason)
+        raise BusError("no connection")
+
+    monkeypatch.setattr(bus_client.BusClient, "start", start)
+    result = CliRunner().invoke(app, ["jobs", "list", "--broker", "mqtt://me@host"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: no connection (it does not take the user or the password: code 135 (Connection Refused: Not "
+        "authorized)); the user stands in --broker (mqtt://user@host), the password in the file of "
+        "--broker-password-file\n"
+    )
 
 
 def test_a_name_that_is_no_text_is_bad_usage(stub, invoke):
