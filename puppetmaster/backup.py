@@ -39,6 +39,9 @@ ID_GAP = 10_000_000
 MAX_ID = 2**32 - 1
 """A Sanji controller reads ids as unsigned 32-bit integers."""
 
+FACTORY = f"{MAIN}.json.factory"
+"""The empty store that comes with the program, for Sanji's tools."""
+
 DEVICES = "devices"
 """The table of the registry."""
 
@@ -81,9 +84,9 @@ def back_up(data: Path, folder: Path, *, now: float, say: Say) -> Summary:
     with _new_folder(folder) as partial:
         contents = _copy_stores(data, partial)
         for name, content in contents.items():
-            say(f"{name}: {_count(content)} in {len(content.tables)} tables")
-        count = _copy_others(data, partial)
-        say(f"{count} other files")
+            say(f"{name}: {_told(name, content)}")
+        others = _copy_others(data, partial)
+        say(count(others, "other file"))
         summary = _seal(partial, contents, now)
         _check(partial)
     return summary
@@ -95,18 +98,23 @@ def restore(backup: Path, data: Path, *, gap: int = ID_GAP, say: Say) -> Summary
     Ids that were given since the backup must never come again: a device that remembers its answer to one would give it
     again, and do no work.
 
-    :param data: must be empty, or not be there.
+    :param data: must be empty but for what comes with the program, or not be there.
     :raises BackupFailed: with the reason; the data folder is as it was then.
     """
-    if os.path.lexists(data) and not (data.is_dir() and not os.listdir(data)):
-        raise BackupFailed(f"{data} is not empty: name a new folder, or move what is there away")
+    with _explained("read", data):
+        if os.path.lexists(data) and not (data.is_dir() and not {*os.listdir(data)} - {FACTORY}):
+            raise BackupFailed(f"{data} is not empty: name a new folder, or move what is there away")
+    if backup.resolve() in data.resolve().parents:
+        raise BackupFailed(f"{data} is in {backup} itself, and the backup stays as it is: name a folder elsewhere")
     manifest = _check(backup)
-    say(f"{backup}: {manifest['summary']['files']} files are as they were written")
-    with _new_folder(data) as partial:
+    say(f"{backup}: {count(manifest['summary']['files'], 'file')} as when written")
+    with _set_aside(data / FACTORY) as factory, _new_folder(data) as partial:
         for name in manifest["files"]:
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(backup / name, target)
+        if factory is not None:
+            (partial / FACTORY).write_bytes(factory)
         summary = _move_ids_on(partial, manifest, gap)
         say(f"the next id is {summary.next_id}")
         _give_to_owner(partial, data)
@@ -129,10 +137,14 @@ def _stores_in(data: Path) -> list[str]:
     return [name for name in STORES if (data / f"{name}.json").exists()]
 
 
-def _count(content: Content) -> str:
-    if JOBS in content.tables:
-        return f"{len(content.tables[JOBS])} jobs, {len(content.tables.get(REQUESTS, {}))} requests"
-    return f"{sum(map(len, content.tables.values()))} documents"
+def _told(name: str, content: Content) -> str:
+    tables = {MAIN: (JOBS, REQUESTS), REGISTRY: (DEVICES,)}[name]
+    return ", ".join(count(len(content.tables.get(table, {})), table[:-1]) for table in tables)
+
+
+def count(number: int, what: str) -> str:
+    """As many of something, in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _move_ids_on(folder: Path, manifest: dict[str, Any], gap: int) -> Summary:
@@ -230,6 +242,9 @@ def _check(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         version, files, summary = int(manifest["version"]), dict(manifest["files"]), Summary(**manifest["summary"])
+    except FileNotFoundError as error:
+        reason = f"{folder} is no backup: there is no {MANIFEST} in it"
+        raise BackupFailed(reason if folder.exists() else f"there is no folder {folder}") from error
     except OSError as error:
         raise BackupFailed(f"{folder} is no backup: {error.strerror or error} ({folder / MANIFEST})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -259,6 +274,22 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 # Folders
+
+
+@contextlib.contextmanager
+def _set_aside(file: Path) -> Iterator[bytes | None]:
+    """Have a small file out of the way; its content, or none where there is no such file. It is back when it fails."""
+    if not file.exists():
+        yield None
+        return
+    with _explained("write", file):
+        content = file.read_bytes()
+        file.unlink()
+    try:
+        yield content
+    except BaseException:
+        file.write_bytes(content)
+        raise
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from puppetmaster import backup as backups
-from puppetmaster.backup import ID_GAP, MANIFEST, back_up, restore
+from puppetmaster.backup import FACTORY, ID_GAP, MANIFEST, back_up, restore
 from puppetmaster.documents import JOBS, META, META_ID, REQUESTS
 from puppetmaster.errors import BackupFailed
 from puppetmaster.store import TinyStore, journal, replica
@@ -242,6 +242,33 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
     with_site(tmp_path, main)
 
 
+def test_a_folder_as_it_comes_with_the_program_may_be_there_and_stays_when_it_fails(tmp_path: Path, made: Path) -> None:
+    data = tmp_path / "clone" / "data"
+    data.mkdir(parents=True)
+    (data / FACTORY).write_text("of the clone")
+    with pytest.raises(BackupFailed, match="the ids would reach"):
+        restore(made, data, gap=2**32 - 1_000_010, say=quiet)
+    assert names(data) == {FACTORY} and (data / FACTORY).read_text() == "of the clone"
+    restore(made, data, say=quiet)
+    assert names(data) == names(made) - {MANIFEST, "puppetmaster.journal.1"} | {"puppetmaster.journal.2"}
+    assert (data / FACTORY).read_text() == "of the clone"
+
+
+def test_nothing_is_restored_into_the_backup_itself(tmp_path: Path, made: Path) -> None:
+    before = state(made)
+    (tmp_path / "link").symlink_to(made)
+    for data in (made / "data", made / "output" / "x", tmp_path / "link" / "data"):
+        with pytest.raises(BackupFailed, match=r"is in .* itself"):
+            restore(made, data, say=quiet)
+    assert state(made) == before
+
+
+def test_it_says_what_it_copies_in_plain_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    with_site(tmp_path, lambda site: back_up(site.data, site.backup, now=NOW, say=said.append))
+    assert said == ["puppetmaster: 5 jobs, 5 requests", "registry: 1 device", "7 other files"]
+
+
 def test_nothing_is_restored_over_something(tmp_path: Path, made: Path) -> None:
     before = state(tmp_path / "data")
     with pytest.raises(BackupFailed, match="is not empty"):
@@ -263,8 +290,13 @@ def test_a_damaged_backup_is_refused(tmp_path: Path, made: Path, name: str) -> N
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path, made: Path) -> None:
-    with pytest.raises(BackupFailed, match="is no backup: No such file"):
-        restore(tmp_path / "data", tmp_path / "new", say=quiet)
+    for folder, reason in (
+        (tmp_path / "data", "/data is no backup: there is no backup.json in it"),
+        (tmp_path / "nope", "^there is no folder .*/nope"),
+        (made / "dut.json", "is no backup: Not a directory"),
+    ):
+        with pytest.raises(BackupFailed, match=reason):
+            restore(folder, tmp_path / "new", say=quiet)
     manifest = json.loads((made / MANIFEST).read_text())
     for document, reason in (
         ({**manifest, "version": 2}, "a newer release made"),

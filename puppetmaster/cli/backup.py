@@ -67,8 +67,8 @@ def restore(
 
 
 def _told(summary: Summary) -> str:
+    from puppetmaster.backup import count
+
+    what = {"job": summary.jobs, "request": summary.requests, "device": summary.devices, "file": summary.files}
     size = max(1, round(summary.size_bytes / 1024))
-    return (
-        f"{summary.jobs} jobs, {summary.requests} requests, {summary.devices} devices, "
-        f"{summary.files} files, {size} KiB, checked"
-    )
+    return f"{', '.join(count(number, name) for name, number in what.items())}, {size} KiB, checked"
