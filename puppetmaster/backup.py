@@ -104,9 +104,9 @@ def restore(backup: Path, data: Path, *, gap: int = ID_GAP, say: Say) -> Summary
     with _explained("read", data):
         if os.path.lexists(data) and not (data.is_dir() and not {*os.listdir(data)} - {FACTORY}):
             raise BackupFailed(f"{data} is not empty: name a new folder, or move what is there away")
+    manifest = _check(backup)
     if backup.resolve() in data.resolve().parents:
         raise BackupFailed(f"{data} is in {backup} itself, and the backup stays as it is: name a folder elsewhere")
-    manifest = _check(backup)
     say(f"{backup}: {count(manifest['summary']['files'], 'file')} as when written")
     with _set_aside(data / FACTORY) as factory, _new_folder(data) as partial:
         for name in manifest["files"]:

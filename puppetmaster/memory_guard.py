@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 
 from puppetmaster.errors import MemoryShort
+from puppetmaster.logs import Seldom
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class MemoryGuard:
         self._reckoned = self._most_reckoned = 0
         # The smallest job that was refused since there was enough; 0 while there is.
         self._wanted = 0
+        # Whether the log says so: who posts a large and a small job in turn has it short and not short each time.
+        self._told = False
+        self._seldom = Seldom()
 
     @property
     def shortage(self) -> str:
@@ -93,12 +97,13 @@ class MemoryGuard:
 
     def _refuse(self, requests: int, cost: int, used: int) -> None:
         self.refused += 1
-        if not self._wanted:
+        if not self._told and (count := self._seldom.due("short")):
+            self._told = True
             logger.warning(
                 "memory is short: %d of %d MiB are in use; jobs that would take more are refused",
                 _mib(used),
                 _mib(self.limit),
-                extra={"event": "memory_short", "used_bytes": used, "limit_bytes": self.limit},
+                extra={"event": "memory_short", "used_bytes": used, "limit_bytes": self.limit, "count": count},
             )
         self._wanted = min(cost, self._wanted or cost)
         raise MemoryShort(
@@ -109,6 +114,9 @@ class MemoryGuard:
     def _end_shortage(self, used: int, cost: int) -> None:
         if self._wanted and cost >= min(self._wanted, self.limit // 10) and used + cost <= self.limit:
             self._wanted = 0
+            if not self._told:
+                return
+            self._told = False
             logger.warning(
                 "there is memory again: %d of %d MiB are in use",
                 _mib(used),

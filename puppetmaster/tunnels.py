@@ -35,7 +35,6 @@ SWEEP_TIME = 5.0
 DOUBT_TIME = 10.0
 """Seconds after a reconnect in which the broker hands out what it kept for us."""
 
-
 LARGE = 16 * 1024
 """Bytes of a payload that is not kept while it waits for the broker, but written again when its turn comes."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from puppetmaster.errors import MemoryShort
+from puppetmaster.logs import LOG_INTERVAL, Seldom
 from puppetmaster.memory_guard import KEPT_BYTES, LIVE_BYTES, MIB, MemoryGuard
 from puppetmaster.process_memory import available_bytes, default_limit, resident_bytes, trim
 
@@ -120,6 +121,32 @@ def test_it_is_said_once_that_memory_is_short_and_once_that_it_is_not(caplog: py
         "memory is short: 91 of 100 MiB are in use; jobs that would take more are refused",
         "there is memory again: 80 of 100 MiB are in use",
     ]
+
+
+def test_who_has_it_short_and_not_short_in_turn_gets_few_lines_and_what_lasts_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+    guard = Process(60 * MIB).guard(100 * MIB)
+    guard._seldom = Seldom(lambda: now)
+
+    def refuse() -> None:
+        with pytest.raises(MemoryShort):
+            admit(guard, 50 * MIB)
+
+    for _ in range(100):
+        refuse()
+        admit(guard, 20 * MIB)
+    assert [record.__dict__["event"] for record in caplog.records] == ["memory_short", "memory_available"]
+    refuse()
+    assert len(caplog.records) == 2
+    now = LOG_INTERVAL
+    refuse()
+    refuse()
+    assert [record.__dict__["event"] for record in caplog.records[2:]] == ["memory_short"]
+    assert caplog.records[2].__dict__["count"] == 101
+    admit(guard, 20 * MIB)
+    assert [record.__dict__["event"] for record in caplog.records[3:]] == ["memory_available"]
 
 
 def test_health_says_that_memory_is_short_when_hardly_any_job_fits() -> None:
