@@ -28,9 +28,12 @@ check: $(VENV)/.dev     ## ruff and mypy --strict.
 bench: $(VENV)/.dev mosquitto  ## The benchmarks: a table on the screen and in benchmarks/results.md.
 	$(BIN)/python -m benchmarks
 
+# In one line, whatever it holds: make shows what it runs.
+FAULTS = --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) \
+  $(if $(RESULTS),--results $(RESULTS) --report docs/reliability.md)
+
 faults: $(VENV)/.dev mosquitto  ## The fault campaign for SECONDS=60, with SEED=..., on JOBS=1 installations. RESULTS=file.jsonl.
-	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(RESULTS),--results $(RESULTS) --report docs/reliability.md)
+	$(BIN)/python -m tests.faults $(strip $(FAULTS))
 
 clean:           ## Remove what was made here; the data folder stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results.md

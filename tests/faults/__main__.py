@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from puppetmaster.cli.processes import PARENT_ENV, end_with_parent
@@ -45,6 +46,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where the installations live")
     parser.add_argument("--results", type=Path, help="a file to which a JSON line is added for each run")
     parser.add_argument("--report", type=Path, help="a document whose table is made anew of the results")
+    parser.add_argument("--share", action="store_true", help="leave the last line to who started this")
     parser.add_argument("--first", type=int, default=0, help="the number of the first run")
     parser.add_argument("--step", type=int, default=1, help="from one number to the next")
     options = parser.parse_args(arguments)
@@ -58,16 +60,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _play_beside(options: argparse.Namespace) -> int:
     """Play on several installations, each in a process of its own that takes its share of the numbers."""
+    results = options.results or options.folder / "results.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.touch()
+    before = len(report.read(results))
     shares = []
     for share in range(options.jobs):
         command = [sys.executable, "-m", "tests.faults", "--seed", options.seed, "--only", ",".join(options.only)]
         command += ["--first", str(options.first + share), "--step", str(options.jobs)]
-        command += ["--folder", str(options.folder)]
+        command += ["--folder", str(options.folder), "--results", str(results), "--share"]
         if options.runs is not None:
             command += ["--runs", str(len(range(share, options.runs, options.jobs)))]
-        for name in ("seconds", "results"):
-            if getattr(options, name) is not None:
-                command += [f"--{name}", str(getattr(options, name))]
+        if options.seconds is not None:
+            command += ["--seconds", str(options.seconds)]
         command += [f"--bug={bug}" for bug in options.bug]
         shares.append(subprocess.Popen(command, env={**os.environ, PARENT_ENV: str(os.getpid())}))
     try:
@@ -77,18 +82,23 @@ def _play_beside(options: argparse.Namespace) -> int:
         for share in shares:
             share.terminate()
             share.wait()
+        print(report.summary(report.read(results)[before:]), flush=True)
 
 
 def _play(options: argparse.Namespace) -> int:
     campaign = Campaign(options.seed, options.only, folder=options.folder, bugs=options.bug, results=options.results)
     print(f"seed {options.seed}, faults {', '.join(dict.fromkeys(campaign.kinds))}", flush=True)
-    failed = False
-    for result in campaign.play(_numbers(options)):
-        print(result.line(), flush=True)
-        if result.violations:
-            failed = True
-            _explain(result, options.seed)
-    return int(failed)
+    played: list[Result] = []
+    try:
+        for result in campaign.play(_numbers(options)):
+            played.append(result)
+            print(result.line(), flush=True)
+            if result.violations:
+                _explain(result, options.seed)
+    finally:
+        if not options.share:
+            print(report.summary([asdict(result) for result in played]), flush=True)
+    return int(any(result.violations for result in played))
 
 
 def _numbers(options: argparse.Namespace) -> Iterator[int]:

@@ -22,6 +22,21 @@ def read(path: Path) -> Results:
     return [result for line in path.read_text().splitlines() if not (result := json.loads(line))["skipped"]]
 
 
+def summary(results: Results) -> str:
+    """What came out, in a line."""
+    played = [result for result in results if not result["skipped"]]
+    seeds = dict.fromkeys(result["seed"].rpartition(":")[0] for result in played)
+    longest = max((result["recovery"] for result in played if result["recovery"] is not None), default=None)
+    facts = {
+        "runs": f"{len(played):,}",
+        "requests": f"{sum(result['requests'] for result in played):,}",
+        "runs with violations": sum(bool(result["violations"]) for result in played),
+        "seed": " ".join(seeds) or "-",
+        "longest recovery": "-" if longest is None else f"{longest:.1f} s",
+    }
+    return ", ".join(f"{name}: {value}" for name, value in facts.items())
+
+
 def render(results: Results) -> str:
     """The facts and the table."""
     seeds = list(dict.fromkeys(result["seed"].rpartition(":")[0] for result in results))

@@ -95,7 +95,8 @@ def test_a_violation_is_told_with_how_to_repeat_it_and_fails_the_campaign(
     def play(self: Campaign, numbers: Iterator[int]) -> Iterator[Result]:
         for number in numbers:
             violations = ["done_once: twice"] if number == 7 else []
-            yield result(number, "kill_bundle", violations=violations, kept=str(tmp_path))
+            recovery = 2.5 if violations else None
+            yield result(number, "kill_bundle", violations=violations, recovery=recovery, kept=str(tmp_path))
             found.append(violations)
 
     monkeypatch.setattr(Campaign, "play", play)
@@ -104,6 +105,8 @@ def test_a_violation_is_told_with_how_to_repeat_it_and_fails_the_campaign(
     assert program.main([*common, "--runs", "3", "--first", "5", "--step", "2"]) == 1
     assert len(found) == 10
     said = capsys.readouterr().out
+    assert "runs: 7, requests: 70, runs with violations: 0, seed: s, longest recovery: -\n" in said
+    assert said.endswith("runs: 3, requests: 30, runs with violations: 1, seed: s, longest recovery: 2.5 s\n")
     assert "VIOLATION done_once: twice" in said
     assert f"logs in {tmp_path}; again: python -m tests.faults --seed s --run 7 --only kill_bundle" in said
     with pytest.raises(SystemExit):
