@@ -1,4 +1,4 @@
-"""Says which devices a job waits for because they are away, so that waiting does not look like hanging."""
+"""Says which devices a job waits for, or that it waits for its turn, so that waiting does not look like hanging."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ FIRST_LOOK = 3.0
 NEXT_LOOK = 30.0
 """Seconds after which a look is worth it though nothing has changed: a device that comes or goes may do nothing."""
 
+TURN = 10.0
+"""Seconds after which a job that has sent nothing seems to hang."""
+
 MOST = 100
 """Requests that are looked at, and devices that one question may name."""
 
@@ -45,16 +48,21 @@ class Waiting:
         self._client = client
         self._job = job
         self._told = ""
+        self._turn_told = False
 
     async def run(self) -> None:
         """Tell the user, and again when it is others; until cancelled."""
         seen, next_look, now = None, 0.0, asyncio.get_running_loop().time
+        begun = now()
         while True:
             await asyncio.sleep(FIRST_LOOK)
             counts = self._job().get("counts")
             if counts != seen or now() >= next_look:
                 seen, next_look = counts, now() + NEXT_LOOK
                 await self.look()
+            if not self._told and not self._turn_told and now() - begun >= TURN:
+                self._turn_told = True
+                await tell_turn(self._client, self._job())
 
     async def look(self) -> None:
         """Tell who is away, unless that was told. What can't be known now is told another time."""
@@ -89,3 +97,24 @@ class Waiting:
             away[known.get(name, NEVER_HEARD_OF)].append(name)
         away.pop("online", None)
         return dict(sorted(away.items(), reverse=True))
+
+
+async def tell_turn(client: DocumentClient, job: Document) -> None:
+    """Say what a job waits for that has sent nothing yet, as far as it can be known."""
+    count = job.get("totalCount")
+    if not count or (job["counts"] or {}).get("created") != count:
+        return
+    try:
+        why = await _turn(client, job)
+    except PuppetmasterError:
+        return
+    say(f"waiting: 0 of {count} are sent; {why}")
+
+
+async def _turn(client: DocumentClient, job: Document) -> str:
+    if job["status"] != "dispatching":
+        return f"the job is {job['status']}: {render.plain(job['reason'])}"
+    for request in await client.requests(job=job["id"], status=["created"], limit=1):
+        if (reason := request["__request"]["reason"]) != "created":
+            return f"request {request['id']} {render.plain(reason)}"
+    return "the window may be full, or the devices busy (docs/operations.md, Jobs stand still)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from puppetmaster.cli import render
 from puppetmaster.cli.outcome import FAILED, Interrupted, say
+from puppetmaster.cli.waiting import TURN, tell_turn
 
 if TYPE_CHECKING:
     from puppetmaster.client import Document, DocumentClient
@@ -38,10 +40,21 @@ class View(Protocol):
 async def watch(client: DocumentClient, job_id: int, *, json: bool) -> Document:
     """Show a job until it has ended or was removed; its last state. Says when there is no word on it for a while."""
     last: Document = {}
-    with _view(json) as view:
-        async for job in client.watch(job_id, told=_tell):
-            view.show(job)
-            last = job
+
+    async def tell() -> None:
+        await asyncio.sleep(TURN)
+        await tell_turn(client, last)
+
+    telling = None if json else asyncio.create_task(tell(), name="turn")
+    try:
+        with _view(json) as view:
+            async for job in client.watch(job_id, told=_tell):
+                view.show(job)
+                last = job
+    finally:
+        if telling is not None:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
     return last
 
 

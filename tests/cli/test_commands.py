@@ -451,6 +451,25 @@ def test_without_a_terminal_there_is_a_line_a_second_at_most_and_one_at_the_end(
     ]
 
 
+def test_watching_says_what_a_job_waits_for_that_has_sent_nothing(stub, invoke, monkeypatch):
+    monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.05)
+    monkeypatch.setattr(watching, "TURN", 0.1)
+    seen = []
+
+    def answer(message):
+        seen.append(message["resource"])
+        if message["resource"].startswith("/requests"):
+            return 200, []
+        told = any(resource.startswith("/requests") for resource in seen)
+        return 200, make_job(status="resolved", resolved=2) if told else make_job(created=2)
+
+    stub.answer = answer
+    result = invoke("jobs", "watch", "1000000")
+    assert result.exit_code == 0
+    (said,) = result.stderr.splitlines()
+    assert said.startswith("waiting: 0 of 2 are sent; the window may be full")
+
+
 def test_a_job_that_is_removed_while_it_is_watched_is_no_success(stub, invoke, monkeypatch):
     monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.05)
     answers(stub, (200, make_job(sent=1)), (404, {"message": "no job has the id 1000000"}))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from puppetmaster.chunks import Chunk, Stream
+from puppetmaster.cli import waiting
 from puppetmaster.cli.app import make_app
 from puppetmaster.cli.destinations import expand
 from puppetmaster.cli.exec import Shown, _Execution, _is_fine_without, _order, _where
@@ -370,12 +371,76 @@ def test_a_job_is_called_off_though_its_end_comes_before_the_answer() -> None:
 def test_who_is_waited_for_is_told_once_and_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     async def look() -> None:
         fleet = Fleet({"p1": "online", "p2": "offline", "p3": "offline"})
-        waiting = Waiting(fleet, lambda: make_job(1, resolved=46, sent=4))
+        whom = Waiting(fleet, lambda: make_job(1, resolved=46, sent=4))
         for fleet.sent in (["p1"], ["p1", "p2", "p3", "q"], ["p3", "p2", "q", "p1"], ["p2"], []):
-            await waiting.look()
+            await whom.look()
 
     asyncio.run(look())
     assert capsys.readouterr().err.splitlines() == [
         "waiting for 3 of 50: p[2-3] (offline); q (never heard of)",
         "waiting for 1 of 50: p2 (offline)",
     ]
+
+
+class Queue(Fleet):
+    """The same with one job that has sent nothing, for which its first request says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__({"a": "online"})
+        self.reason = reason
+
+    async def request(self, method: str, resource: str, data: Any = None, timeout: float | None = None) -> Any:
+        if not resource.startswith("/requests"):
+            return await super().request(method, resource, data, timeout)
+        found = request("a", "created", None)
+        found["__request"]["reason"] = self.reason
+        return [found]
+
+
+STANDS_STILL = (
+    "waiting: 0 of 3 are sent; the window may be full, or the devices busy (docs/operations.md, Jobs stand still)"
+)
+
+
+@pytest.mark.parametrize(
+    ("job", "reason", "said"),
+    [
+        (make_job(created=3), "created", STANDS_STILL),
+        (make_job(created=3), "waits for its device to come online",
+         "waiting: 0 of 3 are sent; request 1 waits for its device to come online"),
+        (make_job(1, "paused", created=3), "created", "waiting: 0 of 3 are sent; the job is paused: for the test"),
+        (make_job(created=2, sent=1), "created", ""),
+        (make_job(1, "resolved", resolved=3), "created", ""),
+        ({}, "created", ""),
+    ],
+)  # fmt: skip
+def test_why_a_job_has_sent_nothing_is_told(
+    job: dict[str, Any], reason: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(waiting.tell_turn(Queue(reason), job))
+    assert capsys.readouterr().err.rstrip("\n") == said
+
+
+def test_a_job_that_waits_for_its_turn_is_told_of_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_LOOK", 0.001)
+    monkeypatch.setattr(waiting, "TURN", 0.0)
+    looks = 0
+
+    async def look() -> None:
+        enough = asyncio.Event()
+
+        def job() -> dict[str, Any]:
+            nonlocal looks
+            looks += 1
+            if looks == 50:
+                enough.set()
+            return make_job(created=3)
+
+        telling = asyncio.create_task(Waiting(Queue("created"), job).run())
+        await enough.wait()
+        telling.cancel()
+
+    asyncio.run(look())
+    assert capsys.readouterr().err == STANDS_STILL + "\n"
