@@ -198,7 +198,7 @@ class Burst(Fault):
 
     name = "burst"
     promise = (
-        "10,000 answers that come in the same tenth of a second (1,000 first ones, 500 late, 8,500 again) are taken."
+        "10,000 answers that are published in one go (1,000 first ones, 500 late, 8,500 again) are taken."
     )
     part = "answers"
     mixes = False
