@@ -108,9 +108,9 @@ async def serve(data: Path, port: int, patience: float) -> None:
     address = ListenAddress("127.0.0.1", port)
     gate = Gate(app, Access(Accounts(data), address, clock.now), Audit(data / "audit.log"), clock.now)
     http = HttpServer(gate, bind(address))
-    await http.start()
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)  # before anybody can know that it runs
+    await http.start()
     await stop.wait()
     await http.close()
     await farm.close()

@@ -95,10 +95,12 @@ class JobView {
 
   /** Ask for the job itself: the stream can't say why it was refused. */
   async load() {
+    const before = this.job;
     try {
       const job = await ask('GET', `jobs/${this.id}`, { query: { limit: 0 }, signal: this.calls.signal });
       this.place.clear();
-      this.take(job);
+      // What the stream told meanwhile is newer, and may be the last that it tells.
+      if (this.job === before) this.take(job);
     } catch (error) {
       if (error instanceof GivenUp || this.over) return;
       if (error instanceof Refused && error.code === 404) this.showMissing(this.job ? 'removed' : 'unknown');
