@@ -69,6 +69,8 @@ class JobsView {
     this.more = false;
     /** @type {AbortController | null} */
     this.loading = null;
+    /** @type {Job[] | null} what the stream tells while a list is on its way */
+    this.meanwhile = null;
     /** @type {Live | null} */
     this.live = null;
     this.place = messagePlace();
@@ -301,6 +303,9 @@ class JobsView {
     this.loading?.abort();
     const loading = new AbortController();
     this.loading = loading;
+    /** @type {Job[]} */
+    const meanwhile = [];
+    this.meanwhile = meanwhile;
     const { status, label, text, offset } = this.filter;
     try {
       /** @type {Job[]} */
@@ -312,20 +317,30 @@ class JobsView {
       this.jobs = new Map(jobs.map((job) => [job.id, job]));
       this.loaded = true;
       this.place.clear();
+      // What the stream told while the answer was on its way is newer, and may be the last that it tells.
+      this.apply(meanwhile);
     } catch (error) {
       if (error instanceof GivenUp) return;
       // While the connection is away a notice says so already.
       if (error instanceof Refused || !this.loaded) this.place.error(error);
+    } finally {
+      if (this.meanwhile === meanwhile) this.meanwhile = null;
     }
     this.render();
   }
 
   /** @param {Job[]} changed */
-  merge(changed) {
+  apply(changed) {
     for (const job of changed) {
       if (job.removed || !this.belongs(job)) this.jobs.delete(job.id);
       else if (this.jobs.has(job.id) || this.takesNew()) this.jobs.set(job.id, job);
     }
+  }
+
+  /** @param {Job[]} changed */
+  merge(changed) {
+    this.meanwhile?.push(...changed);
+    this.apply(changed);
     if (!this.filter.text && this.jobs.size > KEPT) this.prune();
     if (this.loaded) this.render();
   }
