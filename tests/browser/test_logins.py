@@ -10,7 +10,19 @@ from playwright.sync_api import Page, expect
 
 from puppetmaster.embedded.broker import find_mosquitto
 from tests.browser.complaints import Complaints
-from tests.browser.views import act, actions, create, field, job_id, job_row, mute_job, mute_names, open_view, stream
+from tests.browser.views import (
+    act,
+    actions,
+    create,
+    field,
+    job_id,
+    job_row,
+    mute_job,
+    mute_names,
+    open_view,
+    preview,
+    stream,
+)
 from tests.system.logins import PASSWORD, accounts, bearer, login
 from tests.system.stand import Stand
 
@@ -165,6 +177,7 @@ def test_a_login_that_ends_costs_nobody_what_was_typed(page: Page, stand: Stand)
     logged_in(page, "oskar", "/new")
     field(page, "Resource").fill("/system/reboot")
     field(page, "Destinations").fill(mute_names(1)[0])
+    expect(preview(page)).to_contain_text("This makes 1 request")  # else the preview may find the login ended first
     stand.http("post", "/logout", headers=bearer(token_of(page)))
     create(page)
     expect(page.get_by_role("heading", name="Log in to puppetmaster")).to_be_visible()

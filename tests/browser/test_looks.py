@@ -81,6 +81,7 @@ def test_a_job_is_made_and_canceled_without_a_mouse(page: Page, stand: Stand) ->
     made = stand.job(job_id(page), "limit=1")
     assert (made["totalCount"], made["requests"][0]["method"]) == (2, "put")
     expect(page.get_by_role("heading", name=f"Job {made['id']}")).to_be_focused()
+    expect(button(page, "Cancel job")).to_be_visible()  # what is shown while it loads is taken away, focus and all
 
     tab_to(page, button(page, "Cancel job"))
     page.keyboard.press("Enter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -89,6 +90,7 @@ def test_in_the_filters_of_the_list(page: Page, jobs: list[Document]) -> None:
         expect(page.locator(".tokens .token")).to_have_count(1)
         assert text_of(page.locator(".tokens .token span")) == job["name"]
         page.get_by_label("Find").fill(job["name"])
+        expect(page).to_have_url(re.compile("[?&]text="))  # what is typed comes into force a moment later
         expect(job_row(page, job)).to_be_visible()
         assert_nothing_came_of_it(page)
     page.reload()
