@@ -119,7 +119,7 @@ def test_what_is_busy_is_tried_again_with_another_id(stub, code, data):
 
 
 def test_what_stays_busy_is_an_error_in_the_end(stub, monkeypatch):
-    monkeypatch.setattr(bus_client, "BUSY_PATIENCE", 0.2)
+    monkeypatch.setattr(bus_client, "BUSY_PATIENCE", 3.0)
     stub.answer = lambda message: (423, {"message": "resource is locked"})
     with pytest.raises(AnswerError, match="resource is locked"):
         talk(stub.address, lambda client: client.request("post", "/jobs"))
