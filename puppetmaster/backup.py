@@ -199,10 +199,7 @@ def _copy(source: Path, target: Path) -> bool:
     except FileNotFoundError:
         return False
     with os.fdopen(descriptor, "rb") as file, target.open("xb") as copy:
-        left = os.fstat(file.fileno()).st_size
-        while left and (piece := file.read(min(left, 1 << 20))):
-            copy.write(piece)
-            left -= len(piece)
+        replica.copy_bytes(file, copy, os.fstat(file.fileno()).st_size)
     return True
 
 

@@ -81,16 +81,20 @@ class Held:
         with (folder / f"{self._name}.json").open("xb") as copy:
             shutil.copyfileobj(self._snapshot, copy, 1 << 20)
         with self._journal_path(folder, self._generation).open("xb") as copy:
-            left = self._size
-            while left and (piece := self._journal.read(min(left, 1 << 20))):
-                copy.write(piece)
-                left -= len(piece)
+            copy_bytes(self._journal, copy, self._size)
         content = load(folder, self._name)
         os.truncate(self._journal_path(folder, self._generation), content.end)
         return content
 
     def _journal_path(self, folder: Path, generation: int) -> Path:
         return folder / f"{self._name}.journal.{generation}"
+
+
+def copy_bytes(source: BinaryIO, copy: BinaryIO, size: int) -> None:
+    """Copy so many bytes, and no more although the file may grow; fewer when it ends before."""
+    while size and (piece := source.read(min(size, 1 << 20))):
+        copy.write(piece)
+        size -= len(piece)
 
 
 def load(folder: Path, name: str) -> Content:
