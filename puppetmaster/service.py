@@ -239,17 +239,29 @@ class Service:
         self._engine.present(destination, self._now())
         self._work.set()
 
-    async def answer(self, answer: Answer) -> Verdict:
-        """A device answered; returns when that is on disk, or when it changed nothing."""
+    def take(self, answer: Answer) -> Verdict:
+        """A device answered; what that changes is on disk when :meth:`durable` returns."""
         verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
         if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
             verdict = Verdict.APPLIED
-        return await self._settle(verdict, answer.destination, answer.request_id)
+        return self._noted(verdict, answer.destination, answer.request_id)
 
-    async def refuse_answer(self, destination: str, request_id: int, reason: str) -> Verdict:
-        """A device answered with more than can be taken; returns when that is on disk."""
+    def refuse(self, destination: str, request_id: int, reason: str) -> Verdict:
+        """A device answered with more than can be taken; durable as in :meth:`take`."""
         verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
-        return await self._settle(verdict, destination, request_id)
+        return self._noted(verdict, destination, request_id)
+
+    async def durable(self) -> None:
+        """Wait until all that was taken so far is on disk, however long that takes."""
+        # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
+        self._work.set()
+        await self._batch.durable.wait()
+
+    async def answer(self, answer: Answer) -> Verdict:
+        """A device answered; returns when that is on disk, or when it changed nothing."""
+        verdict = self.take(answer)
+        await self.durable()
+        return verdict
 
     def _note_end(self, answer: Answer) -> bool:
         """Write down what its device says became of a request that was called off; false when it is none of these.
@@ -276,14 +288,11 @@ class Service:
         self._batch.filled = True
         return True
 
-    async def _settle(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
+    def _noted(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
         if verdict is not Verdict.APPLIED:
             self.dropped[verdict.value] += 1
             logger.debug("answer dropped: %s", verdict.value,
                          extra={"event": "answer_dropped", "destination": destination, "request": request_id})
-        # Also for what changed nothing: the broker may have sent it again before the first of the two is on disk.
-        self._work.set()
-        await self._batch.durable.wait()
         return verdict
 
     # Jobs

@@ -256,7 +256,8 @@ class Tunnels:
         destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
         if request_id is None:
             raise wire.MalformedAnswer(f"{reason}, and no id")
-        await self._service.refuse_answer(destination, request_id, reason)
+        self._service.refuse(destination, request_id, reason)
+        await self._service.durable()
 
     def _seen_job(self, topic: str, payload: bytes) -> None:
         assert self._service is not None

@@ -1124,11 +1124,13 @@ def test_an_answer_that_is_too_large_ends_its_request_on_disk() -> None:
         async with Bench() as bench:
             made = await bench.service.create_job(job("a"))
             await settle()
-            await bench.service.refuse_answer("a", made["requests"][0], "too large")
+            bench.service.refuse("a", made["requests"][0], "too large")
+            await bench.service.durable()
             stored = bench.store.durable(REQUESTS, made["requests"][0])
             assert stored is not None
             assert (stored["status"], stored["code"]) == ("error", 413)
-            await bench.service.refuse_answer("a", made["requests"][0], "too large")
+            bench.service.refuse("a", made["requests"][0], "too large")
+            await bench.service.durable()
             assert bench.service.dropped == {"late": 1}
 
     run(main)
