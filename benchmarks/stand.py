@@ -1,0 +1,305 @@
+"""An installation to measure: broker, controller, bundle and devices, each a process, and the readings of them.
+
+::
+
+    async with Stand() as stand:
+        run = await stand.run_job(20_000)
+        print(run.rate, run.cpu_microseconds("bundle"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.caller import Caller, Watcher
+from benchmarks.options import REPOSITORY, Failed
+from puppetmaster.address import BrokerAddress
+from puppetmaster.embedded.broker import BrokerProcess, free_port
+from puppetmaster.embedded.devices import names
+
+INSTANCE = "race"
+"""The bundle's name on the bus: as long as the bare loop's, so that their messages are of one length."""
+
+WINDOW = 500
+"""Requests that are out at once: puppetmaster's default."""
+
+FLEET = 100_000
+"""Devices; all names have one length, whatever part of the fleet a job has."""
+
+MESSAGE = {"method": "post", "resource": "/echo"}
+
+READY_TIMEOUT = 60.0
+"""Seconds for a process to say that it is ready."""
+
+JOB_TIMEOUT = 300.0
+"""Seconds for a job to end."""
+
+END_TIMEOUT = 30.0
+"""Seconds from TERM to KILL."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job."""
+
+    count: int
+    seconds: float
+    """From the call until the caller has seen its last state."""
+    cpu: Mapping[str, float]
+    """Seconds of CPU meanwhile, by process: bundle, broker, devices, controller."""
+    job: Mapping[str, Any]
+    """Its last state."""
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, end to end."""
+        return self.count / self.seconds
+
+    def cpu_microseconds(self, process: str) -> float:
+        """CPU of a process for each request."""
+        return self.cpu[process] / self.count * 1e6
+
+
+class Stand:
+    """An installation; ``async with`` starts it and ends all of it.
+
+    :param data: the folder of the bundle's store; none makes one for the time being.
+    :param settings: environment of the bundle beside its defaults: ``PUPPETMASTER_KEEP_REQUESTS="100"``.
+    :param devices: whether there are devices.
+    """
+
+    def __init__(
+        self, *, data: Path | None = None, settings: Mapping[str, str] | None = None, devices: bool = True
+    ) -> None:
+        self.data = data
+        self.processes: dict[str, psutil.Process] = {}
+        """Those that run, by name."""
+        self.port = free_port()
+        """Of HTTP."""
+        self._settings = dict(settings or {})
+        self._with_devices = devices
+        self._fleet: list[str] = []
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._files = ExitStack()
+        self._connections = AsyncExitStack()
+
+    async def __aenter__(self) -> Stand:
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def _start(self) -> None:
+        self.broker = self._files.enter_context(BrokerProcess(defaults=True))
+        pid = self.broker.pid
+        assert pid is not None
+        self.processes["broker"] = psutil.Process(pid)
+        self._launch("controller", "-m", "puppetmaster", "controller")
+        if self._with_devices:
+            child = self._launch("devices", "-m", "benchmarks.devices", str(self.broker.port))
+            await self._said(child, "ready")
+        await self.start_bundle()
+
+    async def _end(self) -> None:
+        await self._disconnect()
+        for name in list(self._children):
+            self._stop(name)
+        self._files.close()
+
+    # The bundle
+
+    async def start_bundle(self, *, fresh: bool = False) -> float:
+        """Start the bundle, after :meth:`stop_bundle` or for the first time; seconds until it was ready.
+
+        :param fresh: with an empty store instead of the one that it had.
+        :raises Failed: when it does not become ready.
+        """
+        if fresh or self.data is None:
+            self.data = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
+        start = time.perf_counter()
+        self._launch("bundle", "index.py")
+        await self._ready()
+        seconds = time.perf_counter() - start
+        self.caller = await self._connections.enter_async_context(Caller(self.port))
+        self.watcher = await self._connections.enter_async_context(Watcher(self.port))
+        return seconds
+
+    async def stop_bundle(self) -> float:
+        """End the bundle in an orderly way; the seconds that it took."""
+        await self._disconnect()
+        start = time.perf_counter()
+        self._stop("bundle")
+        return time.perf_counter() - start
+
+    async def restart_bundle(self, *, fresh: bool = False) -> float:
+        """Stop and start the bundle; the seconds that the start took."""
+        await self.stop_bundle()
+        return await self.start_bundle(fresh=fresh)
+
+    async def _disconnect(self) -> None:
+        await self._connections.aclose()
+
+    async def _ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        async with httpx.AsyncClient() as client:
+            while True:
+                try:
+                    if (await client.get(f"http://127.0.0.1:{self.port}/health")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                self.check()
+                if time.monotonic() > deadline:
+                    raise Failed(f"the bundle was not ready within {READY_TIMEOUT:.0f} s")
+                await asyncio.sleep(0.02)
+
+    # Jobs
+
+    def names(self, count: int) -> list[str]:
+        """The first devices of the fleet."""
+        if not self._fleet:
+            self._fleet = names(FLEET)
+        return self._fleet[:count]
+
+    async def create_job(self, destinations: Sequence[str], **fields: Any) -> dict[str, Any]:
+        """Create a job over HTTP, on the caller's connection.
+
+        :param fields: of the job document: ``priority=80``.
+        """
+        return await self.caller.post("/jobs", {"destinations": destinations, "message": MESSAGE, **fields})
+
+    async def ended(self, job_id: int, count: int) -> Mapping[str, Any]:
+        """Wait until a job has ended; its last state.
+
+        :raises Failed: when not all of its requests are resolved, or it takes too long.
+        """
+        try:
+            job = await asyncio.wait_for(self.watcher.ended(job_id), JOB_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise Failed(f"job {job_id} of {count:,} requests has not ended after {JOB_TIMEOUT:.0f} s") from None
+        if job["counts"]["resolved"] != count:
+            raise Failed(f"not all of {count:,} requests were resolved: {job['counts']}")
+        return job
+
+    async def run_job(self, count: int, **fields: Any) -> Run:
+        """Run a job of one request to each of the first devices, created over HTTP and watched by a WebSocket.
+
+        :raises Failed: when not all of its requests are resolved.
+        """
+        destinations = self.names(count)
+        before, start = self.cpu(), time.perf_counter()
+        made = await self.create_job(destinations, **fields)
+        job = await self.ended(made["id"], count)
+        seconds, after = time.perf_counter() - start, self.cpu()
+        return Run(count, seconds, {name: after[name] - before[name] for name in after}, job)
+
+    # Readings
+
+    @property
+    def address(self) -> BrokerAddress:
+        """Where the broker is."""
+        return self.broker.address
+
+    @property
+    def bundle(self) -> psutil.Process:
+        """The process of the bundle."""
+        return self.processes["bundle"]
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU so far, of user and kernel, of each process by its name."""
+        times = {name: process.cpu_times() for name, process in self.processes.items()}
+        return {name: spent.user + spent.system for name, spent in times.items()}
+
+    def resident(self, process: str = "bundle") -> int:
+        """Bytes of memory that a process has now."""
+        return self._status(process, "VmRSS")
+
+    def peak(self, process: str = "bundle") -> int:
+        """Bytes of memory that a process had at the most, since its start or :meth:`forget_peak`."""
+        return self._status(process, "VmHWM")
+
+    def forget_peak(self, process: str = "bundle") -> None:
+        """Let :meth:`peak` begin anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self.processes[process].pid}/clear_refs").write_text("5")
+
+    def _status(self, process: str, what: str) -> int:
+        for line in Path(f"/proc/{self.processes[process].pid}/status").read_text().splitlines():
+            if line.startswith(f"{what}:"):
+                return int(line.split()[1]) * 1024
+        raise Failed(f"the kernel does not tell {what}")
+
+    async def served(self) -> tuple[int, int]:
+        """How many requests the devices have answered so far, and how many bytes those had."""
+        child = self._children["devices"]
+        assert child.stdin is not None
+        child.stdin.write(b"?\n")
+        child.stdin.flush()
+        found = json.loads(await self._line(child))
+        return found["requests"], found["bytes"]
+
+    def check(self) -> None:
+        """See that all processes run.
+
+        :raises Failed: when one has ended.
+        """
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                raise Failed(f"the {name} has ended by itself, with status {child.returncode}")
+
+    # Processes
+
+    def _launch(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PUPPETMASTER_BROKER": self.broker.address.url(), "PUPPETMASTER_LOG": "warning"}
+        if name == "bundle":
+            env |= {"PUPPETMASTER_DATA": str(self.data), "PUPPETMASTER_INSTANCE": INSTANCE,
+                    "PUPPETMASTER_WINDOW": str(WINDOW), "PUPPETMASTER_HTTP": f"127.0.0.1:{self.port}",
+                    **self._settings}
+        child = subprocess.Popen([sys.executable, *arguments], cwd=REPOSITORY, env=env, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE if name == "devices" else subprocess.DEVNULL)
+        self._children[name] = child
+        self.processes[name] = psutil.Process(child.pid)
+        return child
+
+    def _stop(self, name: str) -> None:
+        child = self._children.pop(name)
+        self.processes.pop(name)
+        child.terminate()
+        try:
+            child.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    async def _said(self, child: subprocess.Popen[bytes], word: str) -> None:
+        line = await self._line(child)
+        if line.strip() != word:
+            raise Failed(f"a process said {line!r} instead of {word!r}")
+
+    async def _line(self, child: subprocess.Popen[bytes]) -> str:
+        assert child.stdout is not None
+        try:
+            return (await asyncio.wait_for(asyncio.to_thread(child.stdout.readline), READY_TIMEOUT)).decode()
+        except asyncio.TimeoutError:
+            raise Failed(f"a process said nothing for {READY_TIMEOUT:.0f} s") from None
