@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from puppetmaster import wire
@@ -73,7 +73,7 @@ class Tunnels:
         self._bus = Bus(
             address,
             f"puppetmaster-{instance}",
-            self._received,
+            on_messages=self._received,
             topics=[wire.answer_topic("+", instance)],
             persistent=True,
             on_connect=self._connected,
@@ -230,34 +230,34 @@ class Tunnels:
         self._service.link(False)
         self.teller.online(False)
 
-    async def _received(self, topic: str, payload: bytes) -> None:
+    async def _received(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Answers came, many at once; returns when all that they change is on disk."""
         assert self._service is not None
-        self.received += 1
-        try:
-            if len(payload) > wire.MAX_ANSWER_BYTES:
-                await self._refuse(topic, payload)
-                return
-            answer = self._codec.read(topic, payload)
-        except wire.MalformedAnswer as error:
-            self._malformed = f"on {topic:.100}: {error}"
-            self._service.dropped["malformed"] += 1
-            return
-        self.seen(answer.destination)
-        try:
-            await self._service.answer(answer)
-        except Exception:
-            # A fault of ours; the broker would send the answer again and again.
-            logger.exception("an answer could not be taken: %.500r", answer,
-                             extra={"event": "answer_failed", "request": answer.request_id})
-
-    async def _refuse(self, topic: str, payload: bytes) -> None:
-        assert self._service is not None
-        reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
-        destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
-        if request_id is None:
-            raise wire.MalformedAnswer(f"{reason}, and no id")
-        self._service.refuse(destination, request_id, reason)
+        self.received += len(messages)
+        for topic, payload in messages:
+            try:
+                self._take(topic, payload)
+            except wire.MalformedAnswer as error:
+                self._malformed = f"on {topic:.100}: {error}"
+                self._service.dropped["malformed"] += 1
+            except Exception:
+                # A fault of ours; the broker would send the answer again and again.
+                logger.exception("an answer could not be taken: %.100s %.500r", topic, payload,
+                                 extra={"event": "answer_failed"})
         await self._service.durable()
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        assert self._service is not None
+        if len(payload) > wire.MAX_ANSWER_BYTES:
+            reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
+            destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
+            if request_id is None:
+                raise wire.MalformedAnswer(f"{reason}, and no id")
+            self._service.refuse(destination, request_id, reason)
+            return
+        answer = self._codec.read(topic, payload)
+        self.seen(answer.destination)
+        self._service.take(answer)
 
     def _seen_job(self, topic: str, payload: bytes) -> None:
         assert self._service is not None
