@@ -173,7 +173,7 @@ class JsonForm(_Form):
         document: dict[str, Any] = {
             "time": to_text(record.created),
             "level": record.levelname.lower(),
-            "logger": record.name,
+            "logger": _text(record.name),
             "event": _event(record),
             "message": _text(_begin(_message(record), most)),
         }
