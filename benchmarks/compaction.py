@@ -1,0 +1,138 @@
+"""How long the store compacts, and how long the event loop stands still meanwhile.
+
+``python -m benchmarks.compaction FOLDER REQUESTS ROUNDS`` opens a store as :mod:`benchmarks.stored` makes it, changes
+requests as busy jobs do until it compacts, and prints a line of JSON for each compaction: ``compaction`` (seconds),
+``rows``, ``bytes``, ``pause`` and ``pause_before`` (the longest seconds that a task which sleeps for
+:data:`HEARTBEAT` was kept waiting: during the compaction, and in a time of that length before it, under the same load).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.stored import WAVE
+from puppetmaster import loop
+from puppetmaster.documents import REQUESTS
+from puppetmaster.store import TinyStore
+from puppetmaster.store.files import FileSystem
+
+HEARTBEAT = 0.001
+"""Seconds that the task sleeps whose delay is the pause of the loop."""
+
+CHANGED = 20_000
+"""Requests that change, over and over, each time with an answer of :data:`ANSWER_BYTES`."""
+
+ANSWER_BYTES = 1_000
+"""Large, so that the journal grows quickly."""
+
+
+class WatchedFiles(FileSystem):
+    """Notes when a compaction begins, and when it has ended; the store's thread calls it."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0.0
+        self.size = 0
+        """Bytes of the snapshot."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file: the journal is open for good, so the first new one is the beginning."""
+        if flags & os.O_CREAT and self.begun <= self.ended:
+            self.begun = time.perf_counter()
+        return super().open(path, flags)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Put the snapshot in its place."""
+        self.size = source.stat().st_size
+        super().replace(source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Sync the folder: with that the snapshot is there."""
+        super().sync_folder(folder)
+        self.ended = time.perf_counter()
+
+
+class Heart:
+    """A task that notes for how long it was kept waiting."""
+
+    def __init__(self) -> None:
+        self.beats: list[tuple[float, float]] = []
+        """When it was awake, and the seconds since it last was, without those that it slept on purpose."""
+        self._task = asyncio.create_task(self._beat(), name="heart")
+
+    async def _beat(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            now = time.perf_counter()
+            self.beats.append((now, now - last - HEARTBEAT))
+            last = now
+
+    def longest(self, begin: float, end: float) -> float:
+        """The longest pause of which a part lies between these times."""
+        return max(pause for now, pause in self.beats if now >= begin and now - pause <= end)
+
+    def stop(self) -> None:
+        """End the task."""
+        self._task.cancel()
+
+
+class Load:
+    """Changes requests as a busy job does: a wave of them, a commit, the next wave."""
+
+    def __init__(self, store: TinyStore, ids: list[int]) -> None:
+        self._store = store
+        self._bodies = {ident: store.get(REQUESTS, ident) or {} for ident in ids}
+        self._ids = ids
+        self._waves = 0
+
+    async def wave(self) -> None:
+        """Change some."""
+        begin = self._waves * WAVE % len(self._ids)
+        self._waves += 1
+        answer = {"output": f"{self._waves:0{ANSWER_BYTES}d}"}
+        some = self._ids[begin : begin + WAVE]
+        self._store.put(REQUESTS, {ident: {**self._bodies[ident], "result": answer} for ident in some})
+        await self._store.commit()
+
+
+async def main(folder: Path, first_id: int, rounds: int) -> None:
+    """Have it compact so often."""
+    files = WatchedFiles()
+    store = TinyStore.open(folder, files=files)
+    load, heart = Load(store, list(range(first_id, first_id + CHANGED))), Heart()
+    try:
+        for _ in range(rounds):
+            print(json.dumps(await compaction(store, files, load, heart)), flush=True)
+    finally:
+        heart.stop()
+    await store.close()
+
+
+async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: Heart) -> dict[str, float]:
+    """One of them."""
+    earlier = files.ended
+    heart.beats.clear()
+    while files.begun <= earlier:
+        departed = time.perf_counter()
+        await load.wave()
+    while files.ended <= files.begun:
+        await load.wave()
+    await asyncio.sleep(10 * HEARTBEAT)  # the heart beats once more
+    seconds = files.ended - files.begun
+    return {
+        "compaction": seconds,
+        "rows": store.count(REQUESTS),
+        "bytes": files.size,
+        # What the loop does before it hands over to the store's thread counts too.
+        "pause": heart.longest(departed, files.ended),
+        "pause_before": heart.longest(departed - seconds, departed),
+    }
+
+
+if __name__ == "__main__":
+    loop.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
