@@ -39,7 +39,7 @@ PARTS = {
     "peers": "The same work done by others",
     "watchers": "A crowd that watches a job",
 }
-"""The modules with ``async def measure(options, rounds, results)``, in the order in which they run, by their headings."""
+"""Modules with ``async def measure(options, rounds, results)`` and their headings, in the order in which they run."""
 
 
 async def measure(parts: Sequence[str], options: Options, rounds: int, results: Results) -> bool:
@@ -62,8 +62,8 @@ async def measure(parts: Sequence[str], options: Options, rounds: int, results: 
 def machine() -> str:
     """Where and when, in a sentence."""
     now = datetime.now(timezone.utc)
-    return (f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, {_broker()} with its default "
-            f"limits, {now:%Y-%m-%d %H:%M} UTC")
+    return (f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, "
+            f"{_broker()} with its default limits, {now:%Y-%m-%d %H:%M} UTC")
 
 
 def _processor() -> str:

@@ -1,6 +1,9 @@
-"""The baseline: gmqtt alone, a window of requests out, each answer sends the next. Prints its seconds.
+"""The baseline: gmqtt alone, a window of requests out, each answer sends the next.
 
-It writes no disk, keeps no state and tells nobody: what is left is the cost of MQTT itself in Python.
+``python -m benchmarks.bare_loop PORT COUNT WINDOW DEVICES gathered|plain`` prints the seconds and its CPU seconds.
+
+It writes no disk, keeps no state and tells nobody: what is left is the cost of MQTT itself in Python. ``gathered``
+sends what is written in one turn of the loop at once, which gmqtt by itself does not do.
 """
 
 from __future__ import annotations
@@ -9,29 +12,60 @@ import asyncio
 import logging
 import sys
 import time
+from typing import Any
 
 import gmqtt
 import uvloop
 from gmqtt.mqtt.constants import MQTTv311
 
+from puppetmaster.embedded.devices import names as fleet
 
-async def main(port: int, count: int, window: int, names: list[str]) -> None:
+FIRST_ID = 1_000_000
+"""Ids have as many digits as those of puppetmaster."""
+
+TIMEOUT = 120.0
+"""Seconds for all answers."""
+
+
+class Gathered:
+    """A transport that sends what is written in one turn of the loop at once."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Keep it until the end of the turn."""
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._parts.append(data)
+
+    def _flush(self) -> None:
+        self._transport.write(b"".join(self._parts))
+        self._parts.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def main(port: int, count: int, window: int, names: list[str], *, gathered: bool) -> None:
     """Send ``count`` requests, ``window`` at once, and wait for their answers."""
     logging.getLogger("gmqtt").setLevel(logging.CRITICAL)
-    done = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    done, subscribed = loop.create_future(), loop.create_future()
     sent = answered = 0
 
     def send(client: gmqtt.Client) -> None:
         nonlocal sent
         name = names[sent % len(names)]
         payload = b'{"id":%d,"method":"post","resource":"/echo","tunnel":"/remote/%b/answer/bare"}' % (
-            500_000_000 + time.time_ns() // 1000 % 1_000_000_000,
+            FIRST_ID + sent,
             name.encode(),
         )
         sent += 1
         client.publish(f"/remote/{name}", payload, qos=1)
 
-    def on_message(client: gmqtt.Client, topic: str, payload: bytes, qos: int, properties: dict) -> int:
+    def on_message(client: gmqtt.Client, topic: str, payload: bytes, qos: int, properties: dict[str, Any]) -> int:
         nonlocal answered
         answered += 1
         if sent < count:
@@ -42,18 +76,22 @@ async def main(port: int, count: int, window: int, names: list[str]) -> None:
 
     client = gmqtt.Client("bare-loop")
     client.on_message = on_message
+    client.on_subscribe = lambda *args: subscribed.set_result(None)
     await client.connect("127.0.0.1", port, version=MQTTv311)
+    if gathered:
+        connection = client._connection
+        connection._transport = connection._protocol._transport = Gathered(connection._transport)
     client.subscribe("/remote/+/answer/bare", qos=1)
-    await asyncio.sleep(0.5)
-    start = time.perf_counter()
+    await subscribed
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(min(window, count)):
         send(client)
-    await asyncio.wait_for(done, 120)
-    print(time.perf_counter() - start)
+    await asyncio.wait_for(done, TIMEOUT)
+    print(time.perf_counter() - start, time.process_time() - cpu)
     await client.disconnect()
 
 
 if __name__ == "__main__":
     uvloop.install()
-    device_names = [f"device-{number:0{int(sys.argv[5])}d}" for number in range(1, int(sys.argv[4]) + 1)]
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), device_names))
+    port, count, window, devices = map(int, sys.argv[1:5])
+    asyncio.run(main(port, count, window, fleet(devices), gathered=sys.argv[5] == "gathered"))

@@ -15,7 +15,7 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 
 _TARGET = re.compile(r"(>=|<=|>|<)\s*([0-9.,]+)")
 
-NOTHING = "–"
+NOTHING = "none"
 """Stands for what could not be measured."""
 
 HEAD = ["| what | median | spread | target | |", "| --- | ---: | ---: | --- | --- |"]

@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,8 @@ class Run:
     """Seconds of CPU meanwhile, by process: bundle, broker, devices, controller."""
     job: Mapping[str, Any]
     """Its last state."""
+    asked: tuple[int, int]
+    """How many requests the devices had meanwhile, and how many bytes those had."""
 
     @property
     def rate(self) -> float:
@@ -208,12 +210,52 @@ class Stand:
 
         :raises Failed: when not all of its requests are resolved.
         """
-        destinations = self.names(count)
+        destinations, served = self.names(count), await self.served()
         before, start = self.cpu(), time.perf_counter()
         made = await self.create_job(destinations, **fields)
         job = await self.ended(made["id"], count)
         seconds, after = time.perf_counter() - start, self.cpu()
-        return Run(count, seconds, {name: after[name] - before[name] for name in after}, job)
+        requests, size = await self.served()
+        cpu = {name: after[name] - before[name] for name in after}
+        return Run(count, seconds, cpu, job, (requests - served[0], size - served[1]))
+
+    @asynccontextmanager
+    async def load(self, count: int) -> AsyncIterator[list[int]]:
+        """Run large jobs beside the block, one after the other, created on a connection of their own.
+
+        The block begins when the first of them has answers, and what is left of the last one is called off at its end.
+        It gets the ids of the jobs, of which the last one runs.
+        """
+        jobs: list[int] = []
+        async with Caller(self.port) as caller:
+
+            async def create() -> int:
+                made = await caller.post("/jobs", {"destinations": self.names(count), "message": MESSAGE})
+                jobs.append(made["id"])
+                return jobs[-1]
+
+            async def go_on() -> None:
+                while True:
+                    await self.ended(jobs[-1], count)
+                    await create()
+
+            await asyncio.wait_for(self.watcher.until(await create(), lambda job: bool(job["doneCount"])), JOB_TIMEOUT)
+            running = asyncio.create_task(go_on(), name="load")
+            try:
+                yield jobs
+            finally:
+                running.cancel()
+                failure = (await asyncio.gather(running, return_exceptions=True))[0]
+            if isinstance(failure, Failed):
+                raise failure
+            await self.call_off(jobs[-1])
+
+    async def call_off(self, job_id: int) -> None:
+        """Cancel a job, if it has not ended, and see it end."""
+        if job_id not in self.watcher.ended_at:
+            with suppress(Failed):  # it may end meanwhile
+                await self.caller.put(f"/jobs/{job_id}", {"status": "canceled"})
+        await asyncio.wait_for(self.watcher.ended(job_id), JOB_TIMEOUT)
 
     # Readings
 

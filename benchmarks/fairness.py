@@ -1,0 +1,167 @@
+"""Many jobs at once; and how long a small job waits beside a large one, and what a higher priority is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.caller import Caller
+from benchmarks.mqtt import Message, open_connection
+from benchmarks.options import Failed, Options
+from benchmarks.results import Results
+from benchmarks.stand import JOB_TIMEOUT, MESSAGE, Stand
+
+PART = "fairness"
+DEVICE = "probe"
+"""The device of the small jobs; no large job has it."""
+
+PERIOD = 0.3
+"""Seconds between small jobs: they are not to be a load of their own."""
+
+PRIORITY = 80
+"""Of the job that is to overtake; the others have 50, the default."""
+
+TARGET = "< 100"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Milliseconds from the call that created a small job."""
+
+    left: float
+    """Until its request had left: until another client of the broker had it."""
+    resolved: float
+    """Until its caller had seen its last state."""
+
+
+class Probe:
+    """Small jobs, and a client of the broker that sees their requests beside the device."""
+
+    def __init__(self, stand: Stand) -> None:
+        self._stand = stand
+        self._arrived = 0.0
+
+    def take(self, messages: list[Message]) -> Sequence[Message]:
+        """Note when a request came, the first time that it did."""
+        self._arrived = self._arrived or time.perf_counter()
+        return ()
+
+    async def wait(self) -> Wait:
+        """Run a small job.
+
+        :raises Failed: when it is not resolved.
+        """
+        self._arrived, start = 0.0, time.perf_counter()
+        job = await self._stand.create_job([DEVICE])
+        await self._stand.ended(job["id"], 1)
+        if not self._arrived:
+            raise Failed("a small job was resolved, and its request was not seen")
+        ended = self._stand.watcher.ended_at[job["id"]]
+        return Wait((self._arrived - start) * 1e3, (ended - start) * 1e3)
+
+
+async def measure(options: Options, rounds: int, results: Results) -> None:
+    """Run many jobs together, then one of higher priority and small ones beside a large one."""
+    jobs, each = options.count(100, 20), options.count(100, 20)
+    large, medium, waits = options.count(100_000, 20_000), options.count(20_000, 4_000), options.count(15, 3)
+    together: list[list[float]] = []
+    beside: list[list[Wait]] = []
+    during: list[list[Wait]] = []
+    shares: list[float] = []
+    async with Stand() as stand:
+        probe = Probe(stand)
+        seer = await open_connection(stand.broker.port, "benchmark-probe", [f"/remote/{DEVICE}"], probe.take)
+        await probe.wait()  # what is loaded and made at the first use is not measured
+        for number in range(rounds):
+            together.append(await _together(stand, jobs, each))
+            during.append(await _while_created(stand, probe, large))
+            async with stand.load(large):
+                beside.append(await _one_by_one(probe, waits))
+            async with stand.load(large) as loads:
+                shares.append(await _share(stand, loads[0], medium))
+            options.tell(PART, f"round {number + 1} of {rounds}: {jobs} jobs end after {together[-1][0]:.0f} to "
+                               f"{together[-1][-1]:.0f} ms; a small job waits {max(w.left for w in beside[-1]):.0f} ms "
+                               f"at the most, {max(w.left for w in during[-1]):.0f} while a large one is created; "
+                               f"priority gets {shares[-1]:.2f}")
+        seer.transport.close()
+    _add_together(results, jobs, each, together)
+    _add_waits(results, beside, f"beside a running job of {large:,}", target=TARGET)
+    _add_waits(results, during, f"while a job of {large:,} is created", target="")
+    results.add(PART, "share of the rate that a job of higher priority gets", shares, form=".2f",
+                note=f"{medium:,} requests at priority {PRIORITY} beside {large:,} at 50, of which some are out already")
+
+
+def _add_together(results: Results, jobs: int, each: int, ends: list[list[float]]) -> None:
+    note = f"{jobs} jobs of {each} requests, created together, from the first call on"
+    results.add(PART, "many jobs: the first one ends after", [times[0] for times in ends], "ms", note=note)
+    results.add(PART, "many jobs: the middle one ends after", [median(times) for times in ends], "ms")
+    results.add(PART, "many jobs: the last one ends after", [times[-1] for times in ends], "ms")
+    results.add(PART, "many jobs: from the first end to the last", [times[-1] - times[0] for times in ends], "ms")
+
+
+def _add_waits(results: Results, rounds: list[list[Wait]], where: str, *, target: str) -> None:
+    note = f"{len(rounds[0])} jobs of one request in a round; its request is seen by another client of the broker"
+    left = [[wait.left for wait in waits] for waits in rounds]
+    resolved = [[wait.resolved for wait in waits] for waits in rounds]
+    results.add(PART, f"{where}: a small job's request leaves, p50", map(median, left), "ms", form=",.1f", note=note)
+    results.add(PART, f"{where}: a small job's request leaves, at the most", map(max, left), "ms", form=",.1f",
+                target=target)
+    results.add(PART, f"{where}: it is resolved, p50", map(median, resolved), "ms", form=",.1f")
+    results.add(PART, f"{where}: it is resolved, at the most", map(max, resolved), "ms", form=",.1f")
+
+
+async def _together(stand: Stand, jobs: int, each: int) -> list[float]:
+    """Create jobs at once, each to devices of its own on a connection of its own; milliseconds until each has ended."""
+    fleet = stand.names(jobs * each)
+    documents: list[dict[str, Any]] = [
+        {"destinations": fleet[start : start + each], "message": MESSAGE} for start in range(0, jobs * each, each)
+    ]
+    async with AsyncExitStack() as open_ones:
+        callers = [await open_ones.enter_async_context(Caller(stand.port)) for _ in documents]
+        start = time.perf_counter()
+        calls = [caller.post("/jobs", document) for caller, document in zip(callers, documents, strict=True)]
+        made = [job["id"] for job in await asyncio.gather(*calls)]
+        for job_id in made:
+            await stand.ended(job_id, each)
+    return sorted((stand.watcher.ended_at[job_id] - start) * 1e3 for job_id in made)
+
+
+async def _one_by_one(probe: Probe, count: int) -> list[Wait]:
+    """Small jobs, now and then."""
+    waits = []
+    for _ in range(count):
+        waits.append(await probe.wait())
+        await asyncio.sleep(PERIOD)
+    return waits
+
+
+async def _while_created(stand: Stand, probe: Probe, large: int) -> list[Wait]:
+    """Small jobs one after the other, from the moment in which a large one is sent until it is created."""
+    async with Caller(stand.port) as caller:
+        document = {"destinations": stand.names(large), "message": MESSAGE}
+        creating = asyncio.create_task(caller.post("/jobs", document), name="creating")
+        await caller.written.wait()
+        waits = [await probe.wait()]
+        while not creating.done():
+            waits.append(await probe.wait())
+        await stand.call_off((await creating)["id"])
+    return waits
+
+
+async def _share(stand: Stand, load: int, medium: int) -> float:
+    """The part of what ends, while a job of higher priority runs, that is of this job."""
+    job = await stand.create_job(stand.names(medium), priority=PRIORITY)
+    before = await _done(stand, load)
+    await stand.ended(job["id"], medium)
+    after = await _done(stand, load)
+    return medium / (medium + after - before)
+
+
+async def _done(stand: Stand, job_id: int) -> int:
+    job = await asyncio.wait_for(stand.caller.get(f"/jobs/{job_id}?collection=false&limit=1"), JOB_TIMEOUT)
+    return int(job["doneCount"])

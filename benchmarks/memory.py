@@ -1,0 +1,61 @@
+"""How much memory a job takes while it runs, and how much is left when it is stored."""
+
+from __future__ import annotations
+
+import asyncio
+
+from benchmarks.options import Options
+from benchmarks.results import Results
+from benchmarks.stand import Stand
+
+PART = "memory"
+TARGET = "< 1500"
+
+JOBS = 5
+"""Jobs that are run one after the other, to see what each leaves behind."""
+
+REST = 2.0
+"""Seconds after the end of a job until what it has left behind is read: the bundle tidies up meanwhile."""
+
+
+async def measure(options: Options, rounds: int, results: Results) -> None:
+    """Read the memory of bundles that begin with an empty store."""
+    small, large = options.count(20_000, 2_000), options.count(100_000, 5_000)
+    idle: list[float] = []
+    peaks: dict[int, list[float]] = {small: [], large: []}
+    left: list[float] = []
+    grown: list[float] = []
+    async with Stand() as stand:
+        for number in range(rounds):
+            if number:
+                await stand.restart_bundle(fresh=True)
+            idle.append(stand.resident())
+            peaks[small].append(await _peak(stand, small, idle[-1]))
+            after = [await _rested(stand)]
+            left.append((after[0] - idle[-1]) / small)
+            for _ in range(JOBS - 1):
+                await stand.run_job(small)
+                after.append(await _rested(stand))
+            grown.append((after[-1] - after[0]) / (small * (JOBS - 1)))
+            await stand.restart_bundle(fresh=True)
+            peaks[large].append(await _peak(stand, large, stand.resident()))
+            options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and {peaks[large][-1]:,.0f} "
+                               f"B a request, {grown[-1]:,.0f} B for each that is stored")
+    results.add(PART, "idle, nothing stored", [size / 2**20 for size in idle], "MiB")
+    for size in (small, large):
+        results.add(PART, f"peak above idle, job of {size:,}", peaks[size], "B a request", target=TARGET)
+    results.add(PART, "left above idle when the first job has ended", left, "B a request", note=f"job of {small:,}")
+    results.add(PART, f"growth from the first job to the end of {JOBS}", grown, "B a stored request", target="< 100",
+                note=f"jobs of {small:,}")
+
+
+async def _peak(stand: Stand, count: int, idle: float) -> float:
+    """Bytes for each request at the highest, while its job runs."""
+    stand.forget_peak()
+    await stand.run_job(count)
+    return (stand.peak() - idle) / count
+
+
+async def _rested(stand: Stand) -> float:
+    await asyncio.sleep(REST)
+    return stand.resident()
