@@ -100,7 +100,7 @@ class OverBus:
         self._ended: dict[int, Any] = {}
         self._news = asyncio.Event()
 
-    def take(self, messages: list[Message]) -> Iterable[Message]:
+    def take(self, messages: list[Message]) -> Sequence[Message]:
         """Take retained states of jobs."""
         for _, payload in messages:
             job = orjson.loads(payload) if payload else {}
@@ -123,15 +123,40 @@ def _check(job: dict[str, Any]) -> None:
         raise Failed(f"a job of one request was not resolved: {job['counts']}")
 
 
+@dataclass
+class Case:
+    """All trips over one broker."""
+
+    name: str
+    extra: Sequence[str]
+    """Lines of the broker's configuration."""
+    broker: Trips = field(default_factory=Trips)
+    http: Trips = field(default_factory=Trips)
+    bus: Trips = field(default_factory=Trips)
+    busy_http: Trips = field(default_factory=Trips)
+    busy_bus: Trips = field(default_factory=Trips)
+
+
 async def measure(options: Options, rounds: int, results: Results) -> None:
-    """Run small jobs one after the other: beside nothing, then beside a large one."""
+    """Run small jobs one after the other: beside nothing, then beside a large one.
+
+    Mosquitto as it comes keeps a small message back for some 40 ms while another one is not confirmed (Nagle's
+    algorithm), which hides all else. So it is measured with ``set_tcp_nodelay true`` as the README advises, too.
+    """
+    cases = [Case("nodelay", ["set_tcp_nodelay true"]), Case("as it comes", [])]
+    for case in cases:
+        await _measure(options, rounds, case)
+    for case in cases:
+        _add(options, case, results)
+
+
+async def _measure(options: Options, rounds: int, case: Case) -> None:
     idle, loaded, load = options.count(200, 20), options.count(100, 10), options.count(100_000, 20_000)
-    broker, http, bus, busy_http, busy_bus = (Trips() for _ in range(5))
-    async with Stand() as stand, BusClient(stand.address) as client:
+    async with Stand(broker=case.extra) as stand, BusClient(stand.address) as client:
         echo, over_bus = Echo(), OverBus(client)
         await echo.start(stand.broker.port)
         states = await open_connection(stand.broker.port, "benchmark-states", [f"/puppetmaster/{INSTANCE}/jobs/+"],
-                                       lambda messages: list(over_bus.take(messages)))
+                                       over_bus.take)
 
         async def over_http() -> None:
             job = await stand.create_job([DEVICE])
@@ -140,28 +165,34 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
         for kind in (over_http, over_bus.trip):
             await Trips().measure(10, kind)  # what is loaded and made at the first use is not measured
         for number in range(rounds):
-            await broker.measure(idle, echo.trip)
-            await http.measure(idle, over_http)
-            await bus.measure(idle, over_bus.trip)
+            await case.broker.measure(idle, echo.trip)
+            await case.http.measure(idle, over_http)
+            await case.bus.measure(idle, over_bus.trip)
             async with stand.load(load):
-                await busy_http.measure(loaded, over_http)
-                await busy_bus.measure(loaded, over_bus.trip)
-            options.tell(PART, f"round {number + 1} of {rounds}: broker {broker.medians[-1]:.1f} ms, HTTP "
-                               f"{http.medians[-1]:.1f}, bus {bus.medians[-1]:.1f}, under load "
-                               f"{busy_http.medians[-1]:.1f} and {busy_bus.medians[-1]:.1f}")
+                await case.busy_http.measure(loaded, over_http)
+                await case.busy_bus.measure(loaded, over_bus.trip)
+            options.tell(PART, f"{case.name}: round {number + 1} of {rounds}: broker {case.broker.medians[-1]:.1f} ms, "
+                               f"HTTP {case.http.medians[-1]:.1f}, bus {case.bus.medians[-1]:.1f}, under load "
+                               f"{case.busy_http.medians[-1]:.1f} and {case.busy_bus.medians[-1]:.1f}")
         states.transport.close()
         await echo.close()
-    form = ",.1f"
-    results.add(PART, "the broker's round trip, p50", broker.medians, "ms", form=form, baseline=True,
-                note="gmqtt to a device and back, one at a time")
-    results.add(PART, "the broker's round trip, p99", broker.p99s, "ms", form=form, baseline=True)
-    for name, trips in (("over HTTP", http), ("over the bus", bus)):
-        results.add(PART, f"{name}, p50", trips.medians, "ms", form=form, note=f"{idle} jobs, one after the other")
-        results.add(PART, f"{name}, p99", trips.p99s, "ms", form=form)
-        results.add(PART, f"{name}, p50 beyond the broker's round trip",
-                    [a - b for a, b in zip(trips.medians, broker.medians, strict=True)], "ms", form=form, target="< 5")
-    for name, trips in (("over HTTP", busy_http), ("over the bus", busy_bus)):
-        what = f"{name} under load"
-        results.add(PART, f"{what}, p50", trips.medians, "ms", form=form, note=f"{loaded} jobs beside one of {load:,}")
-        results.add(PART, f"{what}, p99", trips.p99s, "ms", form=form)
 
+
+def _add(options: Options, case: Case, results: Results) -> None:
+    def add(what: str, values: Iterable[float], **more: Any) -> None:
+        results.add(PART, f"{case.name}: {what}", values, "ms", form=",.1f", **more)
+
+    how = "Mosquitto with set_tcp_nodelay true" if case.extra else "Mosquitto, which keeps small messages back"
+    add("the broker's round trip, p50", case.broker.medians, baseline=True, note=f"gmqtt to a device and back, {how}")
+    add("the broker's round trip, p99", case.broker.p99s, baseline=True)
+    for name, trips in (("over HTTP", case.http), ("over the bus", case.bus)):
+        add(f"{name}, p50", trips.medians, note=f"{len(trips.rounds[0])} jobs in a round, one after the other")
+        add(f"{name}, p99", trips.p99s)
+        beyond = [a - b for a, b in zip(trips.medians, case.broker.medians, strict=True)]
+        # A call on the bus alone is four messages, by way of the controller.
+        is_promised = trips is case.http or bool(case.extra)
+        add(f"{name}, p50 beyond the broker's round trip", beyond, target="< 5" if is_promised else "")
+    for name, trips in (("over HTTP", case.busy_http), ("over the bus", case.busy_bus)):
+        count = options.count(100_000, 20_000)
+        add(f"{name} under load, p50", trips.medians, note=f"{len(trips.rounds[0])} jobs beside one of {count:,}")
+        add(f"{name} under load, p99", trips.p99s)

@@ -39,8 +39,8 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
             grown.append((after[-1] - after[0]) / (small * (JOBS - 1)))
             await stand.restart_bundle(fresh=True)
             peaks[large].append(await _peak(stand, large, stand.resident()))
-            options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and {peaks[large][-1]:,.0f} "
-                               f"B a request, {grown[-1]:,.0f} B for each that is stored")
+            options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and "
+                               f"{peaks[large][-1]:,.0f} B a request, {grown[-1]:,.0f} B for each that is stored")
     results.add(PART, "idle, nothing stored", [size / 2**20 for size in idle], "MiB")
     for size in (small, large):
         results.add(PART, f"peak above idle, job of {size:,}", peaks[size], "B a request", target=TARGET)

@@ -83,10 +83,16 @@ class Stand:
     :param data: the folder of the bundle's store; none makes one for the time being.
     :param settings: environment of the bundle beside its defaults: ``PUPPETMASTER_KEEP_REQUESTS="100"``.
     :param devices: whether there are devices.
+    :param broker: lines of Mosquitto's configuration beside its defaults.
     """
 
     def __init__(
-        self, *, data: Path | None = None, settings: Mapping[str, str] | None = None, devices: bool = True
+        self,
+        *,
+        data: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        devices: bool = True,
+        broker: Sequence[str] = (),
     ) -> None:
         self.data = data
         self.processes: dict[str, psutil.Process] = {}
@@ -95,6 +101,7 @@ class Stand:
         """Of HTTP."""
         self._settings = dict(settings or {})
         self._with_devices = devices
+        self._broker_lines = tuple(broker)
         self._fleet: list[str] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._files = ExitStack()
@@ -114,7 +121,7 @@ class Stand:
         await self._end()
 
     async def _start(self) -> None:
-        self.broker = self._files.enter_context(BrokerProcess(defaults=True))
+        self.broker = self._files.enter_context(BrokerProcess(defaults=True, extra=self._broker_lines))
         pid = self.broker.pid
         assert pid is not None
         self.processes["broker"] = psutil.Process(pid)
