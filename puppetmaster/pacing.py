@@ -47,10 +47,10 @@ class Pacing(Generic[_T]):
             else becomes of such a job: it ends once, and after that it can only be removed, once.
         """
         earlier = self._untold.get(job_id)
-        rests = job_id in self._resting
-        if rests and ended:
+        if ended and job_id in self._resting:
             del self._resting[job_id]
-        if (earlier is None or rests) and job_id not in self._resting:
+            self._due.append(job_id)
+        elif earlier is None and job_id not in self._resting:
             self._due.append(job_id)
         if earlier is not None and earlier[0] is Change.CREATED and change is Change.CHANGED:
             change = Change.CREATED  # nobody has heard of it yet

@@ -1,7 +1,7 @@
 """Tells everybody on the bus what became of a job, once it is on disk.
 
 Two ways: a Sanji event through the controller to every view, and the job's state retained on a topic of its own. Of a
-job that changes often, at most ten changes a second are told, and the last one always.
+job that changes often, at most ten changes a second are told, and the last one always and at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from puppetmaster import wire
 from puppetmaster.documents import Document
 from puppetmaster.effects import Change
 from puppetmaster.pacing import Pacing
+from puppetmaster.states import JOB_FINAL
 from puppetmaster.views import job_view
 
 Publish = Callable[[str, bytes, bool], None]
@@ -31,7 +32,8 @@ class Teller:
 
     def tell(self, change: Change, job_id: int, document: Document | None) -> None:
         """A job changed, and the document of it is on disk; none when it was removed."""
-        self._pacing.tell(change, job_id, document)
+        ended = document is None or document["status"] in JOB_FINAL
+        self._pacing.tell(change, job_id, document, ended=ended)
 
     def online(self, online: bool) -> None:
         """Tell whether there is a broker; what changes while there is none is told when it is back."""

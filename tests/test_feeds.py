@@ -223,7 +223,7 @@ def test_at_most_ten_states_a_second_come_of_a_job_and_the_last_one_always() -> 
             jobs.tell(done=number)
             await asyncio.sleep(0.003)
         await asyncio.sleep(1.0)
-        assert 25 <= len(reader.times) <= 34
+        assert len(reader.times) >= 3.0 / INTERVAL
         assert all(later - earlier >= INTERVAL - 1e-2 for earlier, later in pairwise(reader.times))
         assert reader.done == sorted(set(reader.done))
         assert reader.done[-1] == 999
@@ -623,10 +623,11 @@ def test_a_crowd_gets_no_more_in_a_tick_than_is_allowed_and_all_of_it_the_last_s
     run(main())
 
 
-def test_those_in_a_crowd_get_as_much_as_each_other() -> None:
+@pytest.mark.parametrize("size", [400, 777, 1_000])
+def test_those_in_a_crowd_get_as_much_as_each_other(size: int) -> None:
     async def main() -> None:
         jobs = Jobs()
-        crowd = [Reader(jobs.watch()) for _ in range(1_000)]
+        crowd = [Reader(jobs.watch()) for _ in range(size)]
         for number in range(1_000):
             jobs.tell(done=number)
             await asyncio.sleep(0.003)
@@ -638,7 +639,7 @@ def test_those_in_a_crowd_get_as_much_as_each_other() -> None:
     run(main())
 
 
-def test_as_many_as_can_be_served_get_ten_states_a_second() -> None:
+def test_as_many_as_can_be_served_get_every_state_that_there_is() -> None:
     async def main() -> None:
         jobs = Jobs()
         crowd = [Reader(jobs.watch()) for _ in range(int(BURST * INTERVAL / TICK * 0.9))]
@@ -646,7 +647,7 @@ def test_as_many_as_can_be_served_get_ten_states_a_second() -> None:
             jobs.tell(done=number)
             await asyncio.sleep(0.003)
         await asyncio.sleep(1.0)
-        assert min(len(reader.states) for reader in crowd) >= 25
+        assert min(len(reader.states) for reader in crowd) >= 3.0 / INTERVAL
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""Of every job, at most one change in an interval is told, and the last one always."""
+"""Of every job, at most ten changes in a second are told, its end and its removal at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from puppetmaster.pacing import INTERVAL, Pacing
 from tests.fast_loop import TURN, run
 
 ACTIONS = st.one_of(
-    st.tuples(st.just("tell"), st.integers(1, 3)),
-    st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.004, 0.05, 0.1, 0.25])),
+    st.tuples(st.sampled_from(["tell", "tell", "tell", "end", "remove"]), st.integers(1, 3)),
+    st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.004, 0.05, INTERVAL, 0.25])),
     st.tuples(st.just("hold"), st.booleans()),
 )
+
+WHAT = ("tell", "end", "remove")
+"""What becomes of a job, in the order of its life."""
+
+MOST = 10
+"""Changes of a job that are told in a second."""
 
 
 class Listener:
@@ -33,8 +39,8 @@ class Listener:
         if len(self.heard) == self.hold_at:
             self.pacing.hold(True)
 
-    def tell(self, number: int, job_id: int = 7, change: Change = Change.CHANGED) -> None:
-        self.pacing.tell(change, job_id, number)
+    def tell(self, number: int, job_id: int = 7, change: Change = Change.CHANGED, *, ended: bool = False) -> None:
+        self.pacing.tell(change, job_id, number, ended=ended)
 
     def numbers(self, job_id: int = 7) -> list[int]:
         return [number for _, _, told, number in self.heard if told == job_id]
@@ -66,9 +72,72 @@ def test_of_a_job_that_changes_often_one_change_in_an_interval_is_told_and_the_l
             await asyncio.sleep(0.003)
         await asyncio.sleep(1.0)
         times = listener.times()
-        assert 25 <= len(times) <= 34
+        assert len(times) >= 3.0 / INTERVAL
         assert all(later - earlier >= INTERVAL - 1e-9 for earlier, later in pairwise(times))
         assert listener.numbers()[-1] == 999
+
+    run(main())
+
+
+def test_the_end_of_a_job_and_its_removal_do_not_wait_for_the_interval() -> None:
+    async def main() -> None:
+        listener = Listener()
+        for number in range(3):
+            listener.tell(number)
+            await asyncio.sleep(0)
+        assert listener.numbers() == [0]
+        listener.tell(3, ended=True)
+        await asyncio.sleep(0)
+        listener.tell(4, change=Change.REMOVED, ended=True)
+        await asyncio.sleep(0)
+        assert listener.numbers() == [0, 3, 4]
+        await asyncio.sleep(1.0)
+        assert listener.numbers() == [0, 3, 4]
+
+    run(main())
+
+
+def test_the_end_of_a_job_that_is_still_to_be_told_of_is_told_once() -> None:
+    async def main() -> None:
+        listener = Listener()
+        listener.tell(1, change=Change.CREATED)
+        listener.tell(2, ended=True)
+        await asyncio.sleep(1.0)
+        assert [entry[1:] for entry in listener.heard] == [(Change.CREATED, 7, 2)]
+
+    run(main())
+
+
+def test_an_end_waits_while_it_is_held() -> None:
+    async def main() -> None:
+        listener = Listener()
+        listener.tell(1)
+        await asyncio.sleep(0)
+        listener.pacing.hold(True)
+        listener.tell(2)
+        listener.tell(3, ended=True)
+        await asyncio.sleep(1.0)
+        assert listener.numbers() == [1]
+        listener.pacing.hold(False)
+        await asyncio.sleep(0)
+        assert listener.numbers() == [1, 3]
+
+    run(main())
+
+
+def test_with_its_end_and_its_removal_a_job_tells_ten_changes_in_a_second() -> None:
+    async def main() -> None:
+        listener = Listener()
+        began = now()
+        while now() < began + 0.99:
+            listener.tell(0)
+            await asyncio.sleep(0.001)
+        listener.tell(1, ended=True)
+        await asyncio.sleep(0)
+        listener.tell(2, change=Change.REMOVED, ended=True)
+        await asyncio.sleep(1.0)
+        assert len(listener.times()) == MOST
+        assert listener.times()[-1] < began + 1.0
 
     run(main())
 
@@ -219,10 +288,16 @@ def test_whatever_happens_the_pace_is_kept_and_the_last_change_comes_through(act
     async def main() -> None:
         listener = Listener()
         newest: dict[int, int] = {}
+        ended: dict[int, str] = {}
         for number, (action, value) in enumerate(actions):
-            if action == "tell":
-                newest[int(value)] = number
-                listener.tell(number, job_id=int(value))
+            if action in WHAT:
+                job_id = int(value)
+                if WHAT.index(action) <= WHAT.index(ended.get(job_id, "tell")) and job_id in ended:
+                    continue  # a job ends once, and afterwards it can only be removed
+                if action != "tell":
+                    ended[job_id] = action
+                newest[job_id] = number
+                listener.tell(number, job_id=job_id, ended=action != "tell")
             elif action == "hold":
                 listener.pacing.hold(bool(value))
             else:
@@ -233,6 +308,6 @@ def test_whatever_happens_the_pace_is_kept_and_the_last_change_comes_through(act
             told, times = listener.numbers(job_id), listener.times(job_id)
             assert told == sorted(set(told))
             assert told[-1] == number
-            assert all(later - earlier >= INTERVAL - 1e-9 for earlier, later in pairwise(times))
+            assert all(later - earlier >= 1.0 - 1e-9 for earlier, later in zip(times, times[MOST:], strict=False))
 
     run(main())

@@ -1,4 +1,4 @@
-"""Who watches is told of every job's last state, and not more than ten times a second."""
+"""Who watches is told of every job's last state at once, and of what came before at most ten times a second."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from puppetmaster.documents import job_to_document
 from puppetmaster.effects import Change
 from puppetmaster.models import Job
 from puppetmaster.pacing import INTERVAL
-from puppetmaster.states import RequestStatus
+from puppetmaster.states import JOB_FINAL, JobStatus, RequestStatus
 from puppetmaster.teller import Teller
 from tests.fast_loop import run
 
@@ -27,8 +29,8 @@ class Watcher:
         now = asyncio.get_running_loop().time()
         self.heard.append((now, topic, json.loads(payload) if payload else None, retain))
 
-    def tell(self, change: Change, job_id: int = 7, done: int = 0) -> None:
-        self.teller.tell(change, job_id, None if change is Change.REMOVED else document(job_id, done))
+    def tell(self, change: Change, job_id: int = 7, done: int = 0, status: JobStatus = JobStatus.DISPATCHING) -> None:
+        self.teller.tell(change, job_id, None if change is Change.REMOVED else document(job_id, done, status))
 
     def events(self, job_id: int = 7) -> list[tuple[str, int | None]]:
         """The events of a job: what happened, and how many of its requests were done."""
@@ -45,8 +47,8 @@ class Watcher:
         return [when for when, topic, _, _ in self.heard if topic == f"/puppetmaster/me/jobs/{job_id}"]
 
 
-def document(job_id: int, done: int) -> dict[str, Any]:
-    job = Job(id=job_id, messages=(), first_request=job_id + 1, total_count=1_000, created_at=0.0)
+def document(job_id: int, done: int, status: JobStatus = JobStatus.DISPATCHING) -> dict[str, Any]:
+    job = Job(id=job_id, messages=(), first_request=job_id + 1, total_count=1_000, created_at=0.0, status=status)
     job.counts[RequestStatus.RESOLVED] = done
     job.counts[RequestStatus.CREATED] = 1_000 - done
     return job_to_document(job)
@@ -77,10 +79,31 @@ def test_at_most_ten_changes_a_second_of_a_job_are_told_and_the_last_one_always(
             await asyncio.sleep(0.003)
         await asyncio.sleep(1.0)
         times = watcher.times()
-        assert 25 <= len(times) <= 34
+        assert len(times) >= 3.0 / INTERVAL
         assert all(later - earlier >= INTERVAL - 1e-9 for earlier, later in pairwise(times))
         assert watcher.events()[-1] == ("put", 999)
         assert watcher.retained()[-1]["doneCount"] == 999
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", sorted(JOB_FINAL))
+def test_the_end_of_a_job_is_told_at_once_and_so_is_its_removal(status: JobStatus) -> None:
+    async def main() -> None:
+        watcher = Watcher()
+        watcher.tell(Change.CREATED)
+        await asyncio.sleep(0)
+        watcher.tell(Change.CHANGED, done=1)
+        await asyncio.sleep(0)
+        assert watcher.events() == [("post", 0)]
+        watcher.tell(Change.CHANGED, done=2, status=status)
+        await asyncio.sleep(0)
+        assert watcher.events() == [("post", 0), ("put", 2)]
+        assert watcher.retained()[-1]["status"] == status.value
+        watcher.tell(Change.REMOVED)
+        await asyncio.sleep(0)
+        assert watcher.events()[-1] == ("delete", None)
+        assert watcher.retained()[-1] is None
 
     run(main())
 
