@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := puppetmaster tests benchmarks docs index.py setup.py
 
-.PHONY: help demo run test check bench faults clean mosquitto chromium
+.PHONY: help demo run test check bench faults clean mosquitto chromium redis
 
 help:            ## This list.
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 10
@@ -25,8 +25,9 @@ check: $(VENV)/.dev     ## ruff and mypy --strict.
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy --strict puppetmaster
 
-bench: $(VENV)/.dev mosquitto  ## The benchmarks: a table on the screen and in benchmarks/results.md.
-	$(BIN)/python -m benchmarks
+# QUICK=1: once, and little of it. ONLY="growth latency": these parts. DOCS=1: into docs/performance.md too.
+bench: $(VENV)/.bench mosquitto redis  ## The benchmarks: tables on the screen and in benchmarks/results.md. QUICK=1, ONLY=...
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(DOCS),--docs) $(if $(ONLY),--only $(ONLY))
 
 # In one line, whatever it holds: make shows what it runs.
 FAULTS = --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) \
@@ -36,7 +37,8 @@ faults: $(VENV)/.dev mosquitto  ## The fault campaign for SECONDS=60, with SEED=
 	$(BIN)/python -m tests.faults $(strip $(FAULTS))
 
 clean:           ## Remove what was made here; the data folder stays.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/results.md
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f benchmarks/results.md benchmarks/results.json benchmarks/*.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -51,6 +53,13 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+# The peers of the benchmarks have an environment of their own: see benchmarks/peers/requirements.txt.
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.txt benchmarks/peers/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
+
 # For the tests of the page. Playwright drives Debian's Chromium; it is not to fetch one of its own.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
@@ -59,3 +68,8 @@ mosquitto:
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { apt-get update -qq && apt-get install -y -qq mosquitto; }
 	@command -v mosquitto_pub >/dev/null || { apt-get update -qq && apt-get install -y -qq mosquitto-clients; }
 	@command -v curl >/dev/null || { apt-get update -qq && apt-get install -y -qq curl; }
+
+# A peer of the benchmarks. Where it can't be installed they go on, and say so.
+redis:
+	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq redis-server; } || \
+	  echo "no redis-server: Celery is not measured"
