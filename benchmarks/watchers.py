@@ -1,111 +1,89 @@
-"""Many watchers of one job, as light as they can be: ``python watchers.py PORT JOB COUNT``.
-
-Each has a WebSocket of its own. The process says ``ready`` when all have had the first state, and ends when all have
-seen the job end: then it prints how many states came in all, and the seconds from the first of the last states to the
-last of them.
-"""
+"""What a crowd of watchers costs the job that they watch."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
-import resource
 import sys
-import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-FINISHED = b'"finishedAt":"'
-FRAME = b"\x81"
-"""A whole text message, as servers send them: not masked."""
+from benchmarks.options import REPOSITORY, Failed, Options
+from benchmarks.results import Results
+from benchmarks.stand import READY_TIMEOUT, Stand
 
-
-class Watcher(asyncio.Protocol):
-    """Counts the states that it is sent, without parsing them."""
-
-    def __init__(self, port: int, job: int, crowd: Crowd) -> None:
-        self._request = (
-            f"GET /jobs/{job}/ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        ).encode()
-        self._crowd = crowd
-        self._buffer = b""
-        self._greeted = False
-        self._states = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the WebSocket."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what whole messages there are."""
-        self._buffer += data
-        if not self._greeted:
-            head, found, rest = self._buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            if b" 101 " not in head.partition(b"\r\n")[0]:
-                self._crowd.failed(head)
-            self._greeted, self._buffer = True, rest
-        while (message := self._message()) is not None:
-            if message:
-                self._states += 1
-                self._crowd.heard(first=self._states == 1, last=FINISHED in message)
-
-    def _message(self) -> bytes | None:
-        """The next text message; empty for a ping, none while it is not all there."""
-        if len(self._buffer) < 4:
-            return None
-        size, start = self._buffer[1], 2
-        if size == 126:
-            size, start = int.from_bytes(self._buffer[2:4], "big"), 4
-        if len(self._buffer) < start + size:
-            return None
-        message = self._buffer[start : start + size] if self._buffer[:1] == FRAME else b""
-        self._buffer = self._buffer[start + size :]
-        return message
+PART = "watchers"
 
 
-class Crowd:
-    """What all watchers together have seen."""
+@dataclass(frozen=True)
+class Watched:
+    """A job that was watched."""
 
-    def __init__(self, count: int) -> None:
-        self.states = 0
-        self.ready, self.ended = asyncio.Event(), asyncio.Event()
-        self.first_end = self.last_end = 0.0
-        self._to_start = self._to_end = count
-
-    def heard(self, *, first: bool, last: bool) -> None:
-        """One of them had a state: its first, or the one in which the job has ended."""
-        self.states += 1
-        if first:
-            self._to_start -= 1
-            if not self._to_start:
-                self.ready.set()
-        if last:
-            self.last_end = time.perf_counter()
-            self.first_end = self.first_end or self.last_end
-            self._to_end -= 1
-            if not self._to_end:
-                self.ended.set()
-
-    def failed(self, head: bytes) -> None:
-        """One of them was not let in."""
-        sys.exit(f"no WebSocket: {head!r}")
+    rate: float
+    """Requests a second, by the job's own times."""
+    states: int = 0
+    """How many states all watchers together were sent."""
+    lag: float = 0.0
+    """Seconds from the first watcher to the last that had the last state."""
 
 
-async def main(port: int, job: int, count: int) -> None:
-    """Watch until the end."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    loop, crowd = asyncio.get_running_loop(), Crowd(count)
-    for _ in range(count):
-        await loop.create_connection(lambda: Watcher(port, job, crowd), "127.0.0.1", port)
-    await crowd.ready.wait()
-    print("ready", flush=True)
-    await crowd.ended.wait()
-    print(crowd.states, crowd.last_end - crowd.first_end, flush=True)
+async def measure(options: Options, rounds: int, results: Results) -> None:
+    """Run a job that nobody watches, in turn with one that all watch."""
+    crowd, count = options.count(1_000, 50), options.count(5_000, 1_000)
+    alone: list[Watched] = []
+    crowded: list[Watched] = []
+    async with Stand() as stand:
+        await stand.run_job(count)  # what is loaded and made at the first use is not measured
+        for number in range(rounds):
+            alone.append(await _watched(stand, count, 0))
+            crowded.append(await _watched(stand, count, crowd))
+            options.tell(PART, f"round {number + 1} of {rounds}: nobody watches {alone[-1].rate:,.0f}/s, "
+                               f"{crowd:,} watch {crowded[-1].rate:,.0f}/s")
+    results.add(PART, "nobody watches", [one.rate for one in alone], "/s", baseline=True, note=f"{count:,} requests")
+    results.add(PART, f"{crowd:,} WebSockets watch", [one.rate for one in crowded], "/s", note=f"{count:,} requests")
+    ratios = [many.rate / none.rate for many, none in zip(crowded, alone, strict=True)]
+    results.add(PART, "watched by many to watched by nobody", ratios, form=".2f", target=">= 0.8")
+    results.add(PART, "states that a watcher was sent", [one.states / crowd for one in crowded], form=".1f")
+    results.add(PART, "from the first watcher to the last with the last state", [one.lag for one in crowded], "s",
+                form=".2f")
 
 
-if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:4])))
+async def _watched(stand: Stand, count: int, watchers: int) -> Watched:
+    """Run a job that waits until everybody has come to watch."""
+    made = await stand.create_job(stand.names(count), startAt="2099-01-01T00:00:00Z")
+    crowd = await _come(stand, made["id"], watchers) if watchers else None
+    try:
+        await stand.caller.put(f"/jobs/{made['id']}", {"status": "dispatching"})
+        job = await stand.ended(made["id"], count)
+        rate = count / (_at(job["finishedAt"]) - _at(job["startedAt"]))
+        if crowd is None:
+            return Watched(rate)
+        told, _ = await asyncio.wait_for(crowd.communicate(), READY_TIMEOUT)
+    finally:
+        if crowd is not None and crowd.returncode is None:
+            crowd.kill()
+    if crowd.returncode:
+        raise Failed("not all who watched have seen the job end")
+    states, lag = told.split()
+    return Watched(rate, int(states), float(lag))
+
+
+async def _come(stand: Stand, job_id: int, watchers: int) -> asyncio.subprocess.Process:
+    crowd = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.crowd", str(stand.port), str(job_id), str(watchers),
+        stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY,
+    )
+    assert crowd.stdout is not None
+    try:
+        word = await asyncio.wait_for(crowd.stdout.readline(), READY_TIMEOUT)
+    except BaseException:
+        crowd.kill()
+        raise
+    if word != b"ready\n":
+        raise Failed("those who watch did not come")
+    return crowd
+
+
+def _at(time: Any) -> float:
+    """Seconds since 1970 of a time as a job has it."""
+    return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
