@@ -8,12 +8,11 @@ memory. Times are seconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from puppetmaster.models import Job, Limits, Message, Request
 from puppetmaster.policies import AbortThreshold, Connection, Offline, Rate, RetryPolicy, Targets
-from puppetmaster.states import JobStatus, RequestStatus
+from puppetmaster.states import REQUEST_WORDS, JobStatus, RequestStatus
 
 Document = dict[str, Any]
 
@@ -40,7 +39,7 @@ def job_to_document(job: Job) -> Document:
         "finishedAt": job.finished_at,
         "status": job.status.value,
         "reason": job.reason,
-        "counts": {status.value: count for status, count in job.counts.items()},
+        "counts": {word: job.counts[status] for status, word in REQUEST_WORDS.items()},
         "progressSum": job.progress_sum,
     }
     if job.targets is not None:
@@ -89,10 +88,29 @@ def job_from_document(job_id: int, document: Mapping[str, Any], messages: Mappin
 
 def limits_to_document(limits: Limits) -> Document:
     """The limits of a job as they are stored."""
-    document = asdict(limits)
-    document["retry"]["on"] = sorted(limits.retry.on, key=str)
-    document["offline"] = limits.offline and limits.offline.value
-    return document
+    # Spelled out: asdict took 20 µs, and this is written with every change of a job.
+    retry, rate, abort = limits.retry, limits.rate, limits.abort
+    return {
+        "timeout": limits.timeout,
+        "concurrency": limits.concurrency,
+        "retry": {
+            "limit": retry.limit,
+            "delay": retry.delay,
+            "factor": retry.factor,
+            "max_delay": retry.max_delay,
+            "jitter": retry.jitter,
+            "on": sorted(retry.on, key=str),
+        },
+        "rate": rate and {
+            "per_minute": rate.per_minute,
+            "factor": rate.factor,
+            "every": rate.every,
+            "maximum": rate.maximum,
+        },
+        "abort": abort and {"error_percent": abort.error_percent, "minimum": abort.minimum},
+        "priority": limits.priority,
+        "offline": limits.offline and limits.offline.value,
+    }
 
 
 def limits_from_document(document: Mapping[str, Any]) -> Limits:
@@ -139,17 +157,25 @@ def targets_from_document(document: Mapping[str, Any]) -> Targets:
 
 def request_to_document(request: Request) -> Document:
     """A request as it is stored."""
-    document: Document = {
-        "job": request.job.id,
-        "destination": request.destination,
-        "message": request.message_number,
-        "status": request.status.value,
-    }
+    document: Document
     if request.attempt or request.reason != "created":
-        document["attempt"] = request.attempt
-        document["reason"] = request.reason
-        document["progress"] = request.progress
-        document["sentAt"] = request.sent_at
+        document = {
+            "job": request.job.id,
+            "destination": request.destination,
+            "message": request.message_number,
+            "status": REQUEST_WORDS[request.status],
+            "attempt": request.attempt,
+            "reason": request.reason,
+            "progress": request.progress,
+            "sentAt": request.sent_at,
+        }
+    else:
+        document = {
+            "job": request.job.id,
+            "destination": request.destination,
+            "message": request.message_number,
+            "status": REQUEST_WORDS[request.status],
+        }
     if request.retry_at:
         document["retryAt"] = request.retry_at
     if request.finished_at is not None:

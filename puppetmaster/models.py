@@ -103,8 +103,9 @@ class Job:
     """The sum of its requests' progress."""
 
     # What only the engine uses, and what is not stored.
-    lines: tuple[Line, Line] = field(init=False)
-    """Requests whose turn it is: those that take no place in the window, and those that do."""
+    lines: tuple[Line, ...] = ()
+    """Requests whose turn it is: those that take no place in the window, and those that do. A job that has ended has
+    no lines: they would make it a cycle, which only the collector frees."""
     out_count: int = 0
     next_send_at: float = 0.0
     """When its rate allows the next request."""
@@ -114,7 +115,8 @@ class Job:
     """The same for its deadline; the earliest, if its limits change."""
 
     def __post_init__(self) -> None:
-        self.lines = (Line(self), Line(self))
+        if not self.is_final:
+            self.lines = (Line(self), Line(self))
 
     @property
     def is_final(self) -> bool:
@@ -129,13 +131,7 @@ class Job:
     @property
     def done_count(self) -> int:
         """How many requests ended."""
-        counts = self.counts  # spelled out, for it is asked at every answer
-        return (
-            counts[RequestStatus.RESOLVED]
-            + counts[RequestStatus.ERROR]
-            + counts[RequestStatus.TIMEOUT]
-            + counts[RequestStatus.CANCELED]
-        )
+        return sum(map(self.counts.__getitem__, REQUEST_FINAL))
 
     @property
     def error_count(self) -> int:
