@@ -39,9 +39,9 @@ import sys
 from tinydb import TinyDB
 print(len(TinyDB(sys.argv[1]).table("requests").all()))
 with open("/proc/self/status") as status:
-    print(next(line for line in status if line.startswith("VmRSS:")).split()[1])
+    print(next(line for line in status if line.startswith("VmHWM:")).split()[1])
 """
-"""Opens the file, reads the requests and tells how many there are, and the KiB of memory that it has."""
+"""Opens the file, reads the requests and tells how many there are, and the KiB of memory that it had at the most."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,10 @@ def forget_pages(folder: Path) -> None:
 
 
 def open_with_tinydb(path: Path, count: int) -> tuple[float, int] | None:
-    """Have stock TinyDB read the requests of a store: seconds since its process was made, and bytes of memory.
+    """Have stock TinyDB read the requests of a store.
 
-    None when it takes too long.
+    Returns the seconds since its process was made and the most bytes of memory that it had; none when it takes too
+    long.
 
     :raises Failed: when they are not all there.
     """
@@ -221,5 +222,5 @@ def add_rows(
     note = "" if peer else f"given up after {PEER_TIMEOUT:.0f} s"
     results.add(PART, "stock TinyDB reads the same requests", [peer[0]] if peer else [], "s", form=".2f", baseline=True,
                 note=note)
-    results.add(PART, "memory of stock TinyDB then, for each request", [peer[1] / count] if peer else [], "B",
+    results.add(PART, "the most memory of stock TinyDB then, for each request", [peer[1] / count] if peer else [], "B",
                 baseline=True, note=note)

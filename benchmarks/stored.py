@@ -190,7 +190,7 @@ def _first_ids(count: int, begin: int = FIRST_ID) -> Iterator[int]:
 
 
 def _put_meta(store: TinyStore, next_id: int, *, stopped: bool) -> None:
-    store.put(META, {META_ID: {"instance": "stored", "nextId": next_id, "stopped": stopped}})
+    store.put(META, {META_ID: {"nextId": next_id, "stopped": stopped}})
 
 
 async def main(folder: Path, count: int, *, killed: bool) -> None:
