@@ -25,6 +25,7 @@ from puppetmaster.documents import JOBS, META, META_ID, REQUESTS
 from puppetmaster.errors import BackupFailed, PuppetmasterError
 from puppetmaster.store import codec, replica
 from puppetmaster.store.replica import Content, Held
+from puppetmaster.store.rows import Rows
 from puppetmaster.times import to_text
 from puppetmaster.version import __version__
 
@@ -150,12 +151,12 @@ def count(number: int, what: str) -> str:
 def _move_ids_on(folder: Path, manifest: dict[str, Any], gap: int) -> Summary:
     with _explained("read", folder):
         content = replica.load(folder, MAIN)
-        row = content.tables.get(META, {}).get(META_ID)
+        row = content.tables.get(META, Rows()).get(META_ID)
         meta = codec.decode(row) if row is not None else {}
         next_id = int(meta.get("nextId", 0)) + gap
         if next_id > MAX_ID - gap:
             raise BackupFailed(f"the ids would reach {next_id}, and end at {MAX_ID}: begin with a new data folder")
-        content.tables.setdefault(META, {})[META_ID] = codec.encode({**meta, "nextId": next_id})
+        content.tables.setdefault(META, Rows())[META_ID] = codec.encode({**meta, "nextId": next_id})
         (folder / f"{MAIN}.json").unlink()
         (folder / f"{MAIN}.journal.{content.generation}").unlink()
         replica.write(folder, MAIN, content.tables, content.generation + 1)
@@ -209,7 +210,7 @@ def _copy(source: Path, target: Path) -> bool:
 def _seal(folder: Path, contents: dict[str, Content], now: float) -> Summary:
     """Write down what there is."""
     tables = contents[MAIN].tables
-    row = tables.get(META, {}).get(META_ID)
+    row = tables.get(META, Rows()).get(META_ID)
     meta = codec.decode(row) if row is not None else {}
     with _explained("read", folder):
         files = {str(path.relative_to(folder)): _fingerprint(path) for path in _files_in(folder)}

@@ -30,6 +30,10 @@ class FileSystem:
         """Write what the system takes of the data, and return how many bytes that was."""
         return os.write(descriptor, data)
 
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Return at most so many bytes from there; none at the end of the file."""
+        return os.pread(descriptor, size, offset)
+
     def sync(self, descriptor: int) -> None:
         """Return when all that was written to the file is on disk."""
         getattr(os, "fdatasync", os.fsync)(descriptor)

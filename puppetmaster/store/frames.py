@@ -24,6 +24,7 @@ import orjson
 
 from puppetmaster.errors import StoreCorrupt
 from puppetmaster.store.ledger import Changes, Frame, Tables
+from puppetmaster.store.rows import Rows
 
 VERSION = 1
 """The version of journal and snapshot; what a newer release wrote is refused."""
@@ -117,11 +118,13 @@ class Replay:
         if key == b"null":
             tables.pop(table, None)
             return
-        rows = tables.setdefault(table, {})
+        rows = tables.get(table)
+        if rows is None:
+            rows = tables[table] = Rows()
         if document is not None:
             rows[int(key)] = document
         elif key is not None:
-            rows.pop(int(key), None)
+            rows.discard(int(key))
 
     def _examine_tail(self) -> None:
         self._file.seek(self.end)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from puppetmaster.errors import StoreUnavailable
+from puppetmaster.errors import StoreCorrupt, StoreUnavailable
 from puppetmaster.store.journal import unavailable
 
 
@@ -86,6 +86,9 @@ def _when_landed(
 def _translate(error: BaseException) -> StoreUnavailable:
     if isinstance(error, StoreUnavailable):
         return StoreUnavailable(error.reason)
-    translated = unavailable(error) if isinstance(error, OSError) else StoreUnavailable(repr(error))
+    if isinstance(error, OSError):
+        translated = unavailable(error)
+    else:
+        translated = StoreUnavailable(str(error) if isinstance(error, StoreCorrupt) else repr(error))
     translated.__cause__ = error
     return translated

@@ -15,7 +15,8 @@ before anything is written. When there is a folder of that name again, an empty 
 
 After a failed write or sync nobody knows what the file holds: the system may have thrown the data away and
 report the next sync as good. So the file is given up, though not deleted, and the next attempt is a new
-snapshot under a new generation, which needs nothing but the memory.
+snapshot under a new generation, which needs nothing but the memory and the snapshot that is open: its file stays
+readable when its name is gone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,12 +34,17 @@ from puppetmaster.store import snapshot
 from puppetmaster.store.files import FileSystem, Lock
 from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame
 from puppetmaster.store.ledger import Frame, Tables
+from puppetmaster.store.rows import Rows, SnapshotFile, StoredRows
 
 log = logging.getLogger(__name__)
 
 MIN_COMPACTION_SIZE = 8 << 20
 """Bytes of journal below which compacting is not worth it: they are replayed in a tenth of a second."""
 
+MAX_COMPACTION_SIZE = 64 << 20
+"""Bytes of journal above which compacting always is worth it: what it holds is in memory until then."""
+
+_NEW_SNAPSHOT = os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
@@ -91,10 +98,11 @@ class Journal:
         """Is it time for :meth:`rewrite`?"""
         return self.size > self._limit
 
-    def rewrite(self, tables: Tables) -> None:
+    def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
         """Replace snapshot and journal by a new generation; the journal can be trusted then.
 
-        Raises OSError. What was trusted before remains so, unless the rename itself failed. A journal that
+        Returns the tables as they lie in the snapshot. Raises OSError, and StoreCorrupt when the snapshot that is to be
+        replaced was damaged. What was trusted before remains so, unless the rename itself failed. A journal that
         was left untrusted needs another attempt.
         """
         if self._lock.is_lost:
@@ -104,7 +112,7 @@ class Journal:
         generation = self._highest
         # A refused compaction is not tried again with every commit.
         self._limit = self.size + MIN_COMPACTION_SIZE
-        descriptor, snapshot_size = self._prepare(generation, tables)
+        descriptor, snapshot_size, stored = self._prepare(generation, tables)
         self.trusted = False
         try:
             self._files.replace(self._temporary, self._snapshot)
@@ -114,6 +122,7 @@ class Journal:
             raise
         self._switch(generation, descriptor, snapshot_size)
         self._remove_leftovers()
+        return stored
 
     def close(self) -> None:
         """Let go of the files; idempotent. Raises nothing."""
@@ -129,21 +138,22 @@ class Journal:
         start = self._load_start()
         self.tables, self._generation = start.tables, start.generation
         self._highest = max([start.generation, *self._journals()])
-        self._limit = max(MIN_COMPACTION_SIZE, 2 * self._size_of(self._snapshot))
+        self._limit = _limit(self._size_of(self._snapshot))
         self._sequence, self.size, torn = self._replay()
         self._refuse_journals_of_the_future()
         if start.sealed:
             self._continue(torn)
         else:
             # Another program may change the file again, so it is no ground for a journal.
-            self.rewrite(self.tables)
+            stored = self.rewrite({table: rows.freeze() for table, rows in self.tables.items()})
+            self.tables = {table: Rows(rows) for table, rows in stored.items()}
 
     def _load_start(self) -> snapshot.Snapshot:
         with suppress(FileNotFoundError):
-            return snapshot.load(self._snapshot)
+            return snapshot.load(self._snapshot, self._files)
         factory = self._folder / f"{self._name}.json.factory"
         with suppress(FileNotFoundError):
-            start = snapshot.load(factory)
+            start = snapshot.load(factory, self._files)
             log.info("starting with %s", factory, extra={"event": "store_from_factory"})
             return snapshot.Snapshot(start.tables, 0, sealed=False)
         return snapshot.Snapshot({}, 0, sealed=False)
@@ -222,29 +232,27 @@ class Journal:
         self.size += len(data)
         self.bytes_written += len(data)
 
-    def _prepare(self, generation: int, tables: Tables) -> tuple[int, int]:
-        """Write what has to be there before the rename; return the new journal and the snapshot's size."""
+    def _prepare(self, generation: int, tables: Tables) -> tuple[int, int, Mapping[str, StoredRows]]:
+        """Write what has to be there before the rename; return the new journal, the snapshot's size and its tables."""
         try:
-            size = self._write_snapshot(generation, tables)
-            return self._create_journal(generation), size
-        except OSError:
+            size, stored = self._write_snapshot(generation, tables)
+            return self._create_journal(generation), size, stored
+        except (OSError, StoreCorrupt):
             # The space is needed, by others and by the next attempt.
             self._remove_quietly(self._temporary)
             self._remove_quietly(self._journal(generation))
             raise
 
-    def _write_snapshot(self, generation: int, tables: Tables) -> int:
-        size = 0
-        descriptor = self._files.open(self._temporary, _NEW_FILE)
-        try:
-            for chunk in snapshot.chunks(tables, generation):
-                self._files.write_all(descriptor, chunk)
-                size += len(chunk)
-            self._files.sync(descriptor)
-        finally:
-            self._close_quietly(descriptor)
-        self.bytes_written += size
-        return size
+    def _write_snapshot(self, generation: int, tables: Tables) -> tuple[int, Mapping[str, StoredRows]]:
+        descriptor = self._files.open(self._temporary, _NEW_SNAPSHOT)
+        # It stays open, and is read from by whoever needs a document of it.
+        file = SnapshotFile(self._snapshot, descriptor, self._files)
+        writing = snapshot.Writing(tables, generation)
+        for chunk in writing.chunks():
+            self._files.write_all(descriptor, chunk)
+        self._files.sync(descriptor)
+        self.bytes_written += writing.size
+        return writing.size, writing.stored(file)
 
     def _create_journal(self, generation: int) -> int:
         descriptor = self._files.open(self._journal(generation), _NEW_FILE | os.O_APPEND)
@@ -260,7 +268,7 @@ class Journal:
             self._close_quietly(self._descriptor)
         self._descriptor, self._generation = descriptor, generation
         self._sequence = self.size = 0
-        self._limit = max(MIN_COMPACTION_SIZE, 2 * snapshot_size)
+        self._limit = _limit(snapshot_size)
         self.trusted = True
 
     def _remove_leftovers(self) -> None:
@@ -298,6 +306,11 @@ class Journal:
         # All that matters was synced before; an error here has nothing more to say.
         with suppress(OSError):
             self._files.close(descriptor)
+
+
+def _limit(snapshot_size: int) -> int:
+    """The size of a journal that is due for a compaction."""
+    return max(MIN_COMPACTION_SIZE, min(2 * snapshot_size, MAX_COMPACTION_SIZE))
 
 
 def unavailable(error: OSError) -> StoreUnavailable:

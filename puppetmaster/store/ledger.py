@@ -1,6 +1,6 @@
-"""The tables in memory, and what has changed in them since somebody last asked.
+"""The tables, and what has changed in them since somebody last asked.
 
-Documents lie here encoded: half the memory of a dict, immutable, and ready to be written. Changes are gathered
+Documents are encoded here: half the memory of a dict, immutable, and ready to be written. Changes are gathered
 for each table in an order that loses nothing: a table is first dropped, then created, then documents are
 removed, then put. Whatever happened in between, replaying that gives the same documents in the same order.
 """
@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store.codec import decode
 from puppetmaster.store.port import Document
-
-Rows = dict[int, bytes]
-"""One table: encoded documents by id."""
+from puppetmaster.store.rows import Rows, StoredRows
 
 Tables = dict[str, Rows]
 """All tables by name."""
@@ -35,7 +33,7 @@ class Changes:
     # Removed before anything of `puts` was put.
     removed: set[int] = field(default_factory=set)
     # Put, in the order in which it was put first.
-    puts: Rows = field(default_factory=dict)
+    puts: dict[int, bytes] = field(default_factory=dict)
 
     def put(self, rows: Mapping[int, bytes]) -> None:
         """Note documents that were put."""
@@ -58,10 +56,12 @@ def apply(frame: Frame, tables: Tables) -> None:
         if changes.dropped:
             tables.pop(table, None)
         if changes.created or changes.removed or changes.puts:
-            rows = tables.setdefault(table, {})
+            if table not in tables:
+                tables[table] = Rows()
+            rows = tables[table]
             for doc_id in changes.removed:
-                rows.pop(doc_id, None)
-            rows.update(changes.puts)
+                rows.discard(doc_id)
+            rows.put(changes.puts)
 
 
 def check_table(table: str) -> None:
@@ -70,6 +70,12 @@ def check_table(table: str) -> None:
         raise ValueError(f"the table {table!r} is the journal's own")
     if not isinstance(table, str) or not table.isprintable():
         raise ValueError(f"the name of a table is printable text, not {table!r:.60}")
+
+
+def _fetch(holder: bytes | StoredRows, doc_id: int) -> bytes:
+    body = holder if isinstance(holder, bytes) else holder.get(doc_id)
+    assert body is not None, "stored rows never change"
+    return body
 
 
 class Ledger:
@@ -94,14 +100,14 @@ class Ledger:
         changes = self._pending.get(table)
         if changes is None or self.closed or table not in self.tables:
             changes = self.create(table)
-        self.tables[table].update(rows)
+        self.tables[table].put(rows)
         changes.puts.update(rows)
 
     def remove(self, table: str, ids: Iterable[int]) -> None:
         """Remove documents, as far as they are there."""
         self._refuse_if_closed()
         rows = self.tables.get(table)
-        gone = [doc_id for doc_id in ids if rows and rows.pop(doc_id, None) is not None]
+        gone = [] if rows is None else [doc_id for doc_id in ids if rows.discard(doc_id)]
         if gone:
             self._changes(table).remove(gone)
 
@@ -122,7 +128,7 @@ class Ledger:
         check_table(table)
         changes = self._changes(table)
         changes.created = True
-        self.tables[table] = {}
+        self.tables[table] = Rows()
         return changes
 
     def drop(self, table: str) -> None:
@@ -136,9 +142,15 @@ class Ledger:
         taken, self._pending = self._pending, {}
         return taken
 
-    def copy(self) -> Tables:
-        """Return the tables as they are now; the documents, immutable as they are, are shared."""
-        return {table: rows.copy() for table, rows in self.tables.items()}
+    def freeze(self) -> Tables:
+        """Return the tables as they are now, for a new snapshot (see Rows.freeze). Takes no time."""
+        return {table: rows.freeze() for table, rows in self.tables.items()}
+
+    def settle(self, frozen: Tables, stored: Mapping[str, StoredRows]) -> None:
+        """Let go of what was frozen, because a snapshot holds it. May be called in another thread, see Rows.settle."""
+        for table, rows in frozen.items():
+            if (live := self.tables.get(table)) is not None:
+                live.settle(rows, stored[table])
 
     def get(self, table: str, doc_id: int) -> Document | None:
         """Return a fresh copy of a document, or None."""
@@ -147,10 +159,14 @@ class Ledger:
 
     def scan(self, table: str, ids: Iterable[int] | None = None) -> Iterator[tuple[int, Document]]:
         """Iterate over fresh copies of documents, as they are at the call (see Store.scan)."""
-        rows = self.rows(table)
-        wanted = rows if ids is None else [doc_id for doc_id in ids if doc_id in rows]
-        chosen = [(doc_id, rows[doc_id]) for doc_id in wanted]
-        return ((doc_id, decode(body)) for doc_id, body in chosen)
+        rows = self.tables.get(table)
+        if rows is None:
+            return iter(())
+        if ids is None:
+            return ((doc_id, decode(body)) for doc_id, body in rows.items())
+        # What is in the snapshot is read when its turn comes: it never changes.
+        chosen = [(doc_id, holder) for doc_id in ids if (holder := rows.holder(doc_id)) is not None]
+        return ((doc_id, decode(_fetch(holder, doc_id))) for doc_id, holder in chosen)
 
     def close(self) -> None:
         """Refuse all changes from now on with StoreUnavailable: nobody would write them any more."""

@@ -38,5 +38,6 @@ def _peek(directory: Path, table: str, doc_id: int, name: str) -> Document | Non
     path = directory / f"{name}.journal.{found.generation}"
     with suppress(FileNotFoundError), path.open("rb") as file:
         Replay(file, path, path.stat().st_size, found.generation).run(found.tables)
-    body = found.tables.get(table, {}).get(doc_id)
+    rows = found.tables.get(table)
+    body = None if rows is None else rows.get(doc_id)
     return None if body is None else decode(body)

@@ -117,6 +117,7 @@ def write(folder: Path, name: str, tables: Tables, generation: int) -> None:
     :raises OSError: when a file is there already, or can't be written.
     """
     with (folder / f"{name}.json").open("xb") as file:
-        for chunk in snapshot.chunks(tables, generation):
+        frozen = {table: rows.freeze() for table, rows in tables.items()}
+        for chunk in snapshot.Writing(frozen, generation).chunks():
             file.write(chunk)
     (folder / f"{name}.journal.{generation}").touch(exist_ok=False)

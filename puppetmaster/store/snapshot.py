@@ -9,8 +9,9 @@
     },
     "_journal":{"1":{"version":1,"generation":7,"crc32":"0badcafe"}}}
 
-The last line makes the difference between a file of ours, whose checksum must fit and whose documents need no
-decoding, and one that another program wrote, which is read like any JSON.
+Whole blocks of lines go from one snapshot to the next as they are. The last line makes the difference between a file
+of ours, whose checksum must fit and whose documents need no decoding, and one that another program wrote, which is
+read like any JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -26,14 +28,19 @@ import orjson
 
 from puppetmaster.errors import StoreCorrupt
 from puppetmaster.store.codec import check_id, encode
+from puppetmaster.store.files import FileSystem
 from puppetmaster.store.frames import VERSION
-from puppetmaster.store.ledger import JOURNAL_TABLE, Rows, Tables
+from puppetmaster.store.ledger import JOURNAL_TABLE, Tables
+from puppetmaster.store.rows import BLOCK_SIZE, SEPARATOR, Block, Rows, SnapshotFile, StoredRows, Untouched
 
 _CHUNK_SIZE = 1 << 20
 _TRAILER = re.compile(rb'"_journal":\{"1":\{"version":(\d{1,9}),"generation":(\d{1,9}),"crc32":"([0-9a-f]{8})"\}\}\}\n')
 _MAX_TRAILER_SIZE = 256
 # What follows the last covered byte: the checksum itself, and `"}}}` with a line break.
 _UNCOVERED_SIZE = 13
+
+# The lines around those of the rows: the first one, the end of a table's name, and the last one of a table.
+_OPENING, _HEADING, _CLOSING = b"{\n", b":{\n", b"},\n"
 
 
 class Snapshot(NamedTuple):
@@ -46,92 +53,167 @@ class Snapshot(NamedTuple):
     sealed: bool
 
 
-def chunks(tables: Tables, generation: int) -> Iterator[bytes]:
-    """Yield a snapshot of the tables, in pieces of about a mebibyte."""
-    checksum, gathered, size = 0, [], 0
-    for line in _lines(tables, generation):
-        gathered.append(line)
-        size += len(line)
-        if size >= _CHUNK_SIZE:
-            chunk = b"".join(gathered)
-            checksum, gathered, size = zlib.crc32(chunk, checksum), [], 0
-            yield chunk
-    rest = b"".join(gathered)
-    yield b'%b%08x"}}}\n' % (rest, zlib.crc32(rest, checksum))
+class Writing:
+    """A snapshot that is written: its bytes, and where in them the rows are.
 
-
-def _lines(tables: Tables, generation: int) -> Iterator[bytes]:
-    yield b"{"
-    for table, rows in tables.items():
-        yield b"\n%b:{" % orjson.dumps(table)
-        separator = b""
-        for doc_id, document in rows.items():
-            yield b'%b\n"%d":%b' % (separator, doc_id, document)
-            separator = b","
-        yield b"\n},"
-    yield b'\n"_journal":{"1":{"version":%d,"generation":%d,"crc32":"' % (VERSION, generation)
-
-
-def load(path: Path) -> Snapshot:
-    """Read a snapshot, whoever wrote it.
-
-    Raises StoreCorrupt when it is damaged or from a newer release, and FileNotFoundError.
+    What is as it was in the snapshot before goes from file to file in blocks, whose checksums are looked at on the
+    way: a damage that came up since the start does not get a new seal.
     """
-    trailer = _read_trailer(path)
+
+    def __init__(self, tables: Tables, generation: int) -> None:
+        """The tables must not change until all is written."""
+        self._tables, self._generation = tables, generation
+        self._blocks: dict[str, list[Block]] = {}
+        self.size = 0
+        """Bytes so far."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all of it, in pieces of about a mebibyte. Raises FileUnavailable and StoreCorrupt from reading."""
+        checksum, gathered, size = 0, [], 0
+        for piece in self._pieces():
+            gathered.append(piece)
+            size += len(piece)
+            self.size += len(piece)
+            if size >= _CHUNK_SIZE:
+                chunk = b"".join(gathered)
+                checksum, gathered, size = zlib.crc32(chunk, checksum), [], 0
+                yield chunk
+        rest = b"".join(gathered)
+        rest = b'%b%08x"}}}\n' % (rest, zlib.crc32(rest, checksum))
+        self.size += _UNCOVERED_SIZE
+        yield rest
+
+    def stored(self, file: SnapshotFile) -> dict[str, StoredRows]:
+        """The tables in the file to which all chunks were written."""
+        return {table: StoredRows(file, blocks) for table, blocks in self._blocks.items()}
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield b"{"
+        for table, rows in self._tables.items():
+            yield b"\n%b:{" % orjson.dumps(table)
+            blocks = self._blocks[table] = []
+            separator = b"\n"
+            for block, data in _blocks_of(rows):
+                yield separator
+                blocks.append(block._replace(start=self.size))
+                yield data
+                separator = SEPARATOR
+            yield b"\n},"
+        yield b'\n"_journal":{"1":{"version":%d,"generation":%d,"crc32":"' % (VERSION, self._generation)
+
+
+def _blocks_of(rows: Rows) -> Iterator[tuple[Block, bytes]]:
+    """Blocks with their bytes: those that stay as they were, and new ones of the rows between them."""
+    gathered: list[tuple[int, bytes]] = []
+    size = 0
+    for stretch in rows.stretches():
+        if isinstance(stretch, Untouched):
+            if gathered:
+                yield _make_block(gathered)
+            gathered, size = [], 0
+            yield stretch
+            continue
+        for row in stretch:
+            gathered.append(row)
+            size += len(row[1])
+            if size >= BLOCK_SIZE:
+                yield _make_block(gathered)
+                gathered, size = [], 0
+    if gathered:
+        yield _make_block(gathered)
+
+
+def _make_block(rows: list[tuple[int, bytes]]) -> tuple[Block, bytes]:
+    lines = [line for _, line in rows]
+    data = SEPARATOR.join(lines)
+    # Where it starts is known when it is written.
+    return Block.of(data, lines, array("q", [doc_id for doc_id, _ in rows]), 0), data
+
+
+def load(path: Path, files: FileSystem | None = None) -> Snapshot:
+    """Read a snapshot, whoever wrote it. Of ours only what is where is kept; the file stays open for the rest.
+
+    Raises StoreCorrupt when it is damaged or from a newer release, FileNotFoundError, and FileUnavailable.
+    """
+    file = SnapshotFile.open(path, files or FileSystem())
+    size = file.size
+    end = file.read(max(0, size - _MAX_TRAILER_SIZE), _MAX_TRAILER_SIZE)
+    trailer = _find_trailer(end)
     if trailer is None:
-        return _load_foreign(path)
+        return _load_foreign(path, file.read(0, size))
     version, generation, checksum = int(trailer[1]), int(trailer[2]), int(trailer[3], 16)
     _check_version(path, version)
-    if _checksum(path) != checksum:
+    if _checksum(file, size - _UNCOVERED_SIZE) != checksum:
         # A file that was edited on purpose is accepted when crc32 is deleted from its last line.
         raise StoreCorrupt(path, 0, "its checksum does not fit its content")
-    return Snapshot(_read_lines(path), generation, sealed=True)
+    tables: Tables = {
+        table: Rows(StoredRows(file, blocks)) for table, blocks in _find_blocks(file, size - len(trailer[0])).items()
+    }
+    return Snapshot(tables, generation, sealed=True)
 
 
 def generation_of(file: BinaryIO) -> int | None:
     """The generation of a snapshot that is open; none when another program wrote it."""
-    trailer = _trailer_of(file)
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _MAX_TRAILER_SIZE))
+    trailer = _find_trailer(file.read())
     return None if trailer is None else int(trailer[2])
 
 
-def _read_trailer(path: Path) -> re.Match[bytes] | None:
-    with path.open("rb") as file:
-        return _trailer_of(file)
-
-
-def _trailer_of(file: BinaryIO) -> re.Match[bytes] | None:
-    size = file.seek(0, 2)
-    file.seek(max(0, size - _MAX_TRAILER_SIZE))
-    end = file.read()
+def _find_trailer(end: bytes) -> re.Match[bytes] | None:
     return _TRAILER.fullmatch(end, end.rfind(b"\n", 0, -1) + 1)
 
 
-def _checksum(path: Path) -> int:
-    checksum, left = 0, path.stat().st_size - _UNCOVERED_SIZE
-    with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, _CHUNK_SIZE))):
-            checksum = zlib.crc32(chunk, checksum)
-            left -= len(chunk)
+def _checksum(file: SnapshotFile, size: int) -> int:
+    checksum = 0
+    for start in range(0, size, _CHUNK_SIZE):
+        checksum = zlib.crc32(file.read(start, min(size - start, _CHUNK_SIZE)), checksum)
     return checksum
 
 
-def _read_lines(path: Path) -> Tables:
-    """Take apart a file whose checksum is good: nothing in it needs to be doubted or decoded."""
-    tables: Tables = {}
-    rows: Rows = {}
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b":{\n"):
-                rows = tables.setdefault(orjson.loads(line[:-3]), {})
-            elif line.endswith((b"},\n", b"}\n")) and line[0] == 0x22 and not line.startswith(b'"_journal":'):
-                key, _, document = line.rstrip(b",\n").partition(b":")
-                rows[int(key[1:-1])] = document
-    return tables
+def _find_blocks(file: SnapshotFile, end: int) -> dict[str, list[Block]]:
+    """Find the rows of a file whose checksum is good: nothing in it needs to be doubted or decoded."""
+    found: dict[str, list[Block]] = {}
+    blocks: list[Block] = []
+    for start, lines in _whole_lines(file, len(_OPENING), end):
+        begin = 0
+        while (colon := lines.find(_HEADING, begin)) >= 0:
+            name = lines.rfind(b"\n", begin, colon) + 1 or begin
+            blocks += _blocks_in(lines[begin:name], start + begin)
+            blocks = found[orjson.loads(lines[name:colon])] = []
+            begin = colon + len(_HEADING)
+        blocks += _blocks_in(lines[begin:], start + begin)
+    return found
 
 
-def _load_foreign(path: Path) -> Snapshot:
+def _whole_lines(file: SnapshotFile, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield where some lines begin, and the lines: about as many as make a block."""
+    while start < end:
+        lines, cut = b"", 0
+        while not cut:
+            piece = file.read(start + len(lines), min(end - start - len(lines), max(BLOCK_SIZE, len(lines))))
+            if not piece:
+                raise StoreCorrupt(file.path, start, "it ends in the middle of a line")
+            lines += piece
+            cut = lines.rfind(b"\n") + 1
+        yield start, lines[:cut]
+        start += cut
+
+
+def _blocks_in(lines: bytes, start: int) -> Iterator[Block]:
+    """The block of some rows of one table, which may end behind them."""
+    if lines == _CLOSING or lines.endswith(b"\n" + _CLOSING):
+        lines = lines[: -len(_CLOSING)]
+    if lines:
+        data = lines.removesuffix(b"\n").removesuffix(b",")
+        rows = data.split(SEPARATOR)
+        ids = array("q", [int(row[1 : row.index(b'"', 1)]) for row in rows])
+        yield Block.of(data, rows, ids, start)
+
+
+def _load_foreign(path: Path, data: bytes) -> Snapshot:
     try:
-        content = json.loads(path.read_bytes() or b"{}")
+        content = json.loads(data or b"{}")
     except (ValueError, RecursionError) as error:
         raise StoreCorrupt(path, getattr(error, "pos", 0), f"it is no JSON: {error}") from error
     if not isinstance(content, dict):
@@ -157,10 +239,12 @@ def _check_version(path: Path, version: int) -> None:
 
 
 def _encode_rows(path: Path, table: str, documents: Any) -> Rows:
+    rows = Rows()
     try:
-        return dict(_encode_rows_of(documents.items()))
+        rows.put(dict(_encode_rows_of(documents.items())))
     except (AttributeError, ValueError) as error:
         raise StoreCorrupt(path, 0, f"the table {table!r} holds what can't be stored: {error}") from error
+    return rows
 
 
 def _encode_rows_of(documents: Iterable[tuple[str, Any]]) -> Iterator[tuple[int, bytes]]:

@@ -113,7 +113,7 @@ class TinyStore:
         try:
             await self._group.commit()
             if self._journal.size:
-                await asyncio.wrap_future(self._writer.submit(self._compact, self._ledger.tables))
+                await asyncio.wrap_future(self._writer.submit(self._compact, self._ledger.freeze()))
         finally:
             # Waits for the writer: the lock must not be free while it writes.
             self._writer.shutdown(wait=True)
@@ -128,7 +128,7 @@ class TinyStore:
         if not self._journal.trusted:
             # The tables hold all that was ever put, so what had gathered needs no writing of its own.
             self._ledger.take()
-            written = self._writer.submit(self._write, self._journal.rewrite, self._ledger.copy())
+            written = self._writer.submit(self._write, self._rewrite, self._ledger.freeze())
             return written, written
         if not self._ledger.changed:
             nothing: Future[None] = Future()
@@ -137,10 +137,10 @@ class TinyStore:
         compacting = self._journal.is_oversized()
         written = self._writer.submit(self._write, self._journal.append, self._ledger.take())
         if compacting:
-            return written, self._writer.submit(self._compact, self._ledger.copy())
+            return written, self._writer.submit(self._compact, self._ledger.freeze())
         return written, written
 
-    # Both run in the writer thread.
+    # All three run in the writer thread.
 
     def _write(self, write: Callable[[Any], None], what: object) -> None:
         """Write what a commit is about."""
@@ -155,6 +155,10 @@ class TinyStore:
         if not self._journal.trusted:
             return
         try:
-            self._journal.rewrite(tables)
+            self._rewrite(tables)
         except Exception as error:
             log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})
+
+    def _rewrite(self, tables: Tables) -> None:
+        """Write a new snapshot, and read from it from now on."""
+        self._ledger.settle(tables, self._journal.rewrite(tables))
