@@ -120,7 +120,7 @@ def cost(results: Results) -> Figure:
     for name, case in cases.items():
         start = 0.0
         for part, colour in zip(profiling.PARTS, PART_COLOURS, strict=True):
-            value = case.row(cost_part.PART, part).median / cost_part.PER * 1e6 if _is_split(case) else 0.0
+            value = _measured(case, cost_part.PART, part).median / cost_part.PER * 1e6
             axes.barh(name, value, left=start, color=colour, edgecolor="white", label=part if name == "now" else None)
             if value >= 4:
                 axes.text(start + value / 2, name, f"{value:.0f}", ha="center", va="center", fontsize=10,
@@ -271,8 +271,11 @@ def _asks(name: str) -> bool:
     return name not in peers.CELERY
 
 
-def _is_split(results: Results) -> bool:
-    return all(row.values for row in results.of(cost_part.PART))
+def _measured(results: Results, part: str, what: str) -> Row:
+    row = results.row(part, what)
+    if not row.values:
+        raise LookupError(f"{part}: {what} could not be measured")
+    return row
 
 
 def _median(values: Sequence[float]) -> float:

@@ -2,6 +2,8 @@
 
     <!-- results:begin throughput -->
     <!-- results:end -->
+
+``targets`` stands for all rows that have a target, ``before cost`` for the part ``cost`` of the results that are kept.
 """
 
 from __future__ import annotations
@@ -30,12 +32,24 @@ def write_docs(results: Results, page: Path = PAGE) -> None:
     missing = set(results.parts) - {block["part"] for block in _BLOCK.finditer(text)}
     if missing:
         raise Failed(f"{page.name} has no marks for {', '.join(sorted(missing))}")
+    page.write_text(_BLOCK.sub(lambda block: _filled(block, results), text), encoding="utf-8")
 
-    def filled(block: re.Match[str]) -> str:
-        part = block["part"].removeprefix("before ")
-        source = Results.load(BEFORE) if part != block["part"] else results
-        if part not in source.parts:
-            return block[0]
-        return f"{block['begin']}\n{source.table(part)}\n\n{source.machine}.\n\n{block['end']}"
 
-    page.write_text(_BLOCK.sub(filled, text), encoding="utf-8")
+def _filled(block: re.Match[str], results: Results) -> str:
+    part = block["part"]
+    if part.startswith("before ") and BEFORE.exists():
+        results, part = Results.load(BEFORE), part.removeprefix("before ")
+    if part == "targets":
+        table = _targets(results)
+    elif part in results.parts:
+        table = results.table(part)
+    else:
+        return block[0]
+    return f"{block['begin']}\n{table}\n\n{results.machine}.\n\n{block['end']}"
+
+
+def _targets(results: Results) -> str:
+    """All rows with a target, each with the name of its part."""
+    rows = [f"| {row.part} | {row.what} | {row.shown} | {row.spread} | {row.verdict} |"
+            for row in results.rows if row.is_met is not None]
+    return "\n".join(["| part | what | median | spread | target |", "| --- | --- | ---: | ---: | --- |", *rows])
