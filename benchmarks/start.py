@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from benchmarks import stored
@@ -24,6 +25,13 @@ from benchmarks.stand import MESSAGE, Stand
 from puppetmaster.client import BusClient
 
 PART = "start"
+TARGET = "< 10"
+"""Seconds."""
+
+ANSWERED, READY = "first answer over HTTP", "registered, and a job taken over the bus"
+"""What is waited for."""
+
+MIB = 1024 * 1024
 
 KEEP = {"PUPPETMASTER_KEEP_REQUESTS": "2000000"}
 """Settings with which nothing of what is stored has to go."""
@@ -187,40 +195,47 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
                 options.tell(PART, f"round {number + 1} of {rounds}: empty {done[-1].empty.ready:.2f} s, stopped "
                                    f"{done[-1].stopped.ready:.2f} s, killed {done[-1].killed.ready:.2f} s")
             await stand.start_bundle()
-    add_rows(results, done, count, journal_bytes, peer)
+    add_times(results, done, count, journal_bytes)
+    add_memory(results, done, count)
+    add_peer(results, peer, count)
 
 
-def add_rows(
-    results: Results, rounds: list[Round], count: int, journal_bytes: int, peer: tuple[float, int] | None
-) -> None:
-    """What the rounds showed."""
-    jobs = f"{count:,} requests in {count // stored.JOB_SIZE} jobs"
+def add_times(results: Results, rounds: list[Round], count: int, journal_bytes: int) -> None:
+    """How long the starts took, and the stop."""
+    what = f"{count:,} requests stored"
     kinds = (
-        ("nothing stored", "", "", [each.empty for each in rounds]),
-        (f"{count:,} requests stored", "< 10", f"after a stop; {jobs}", [each.stopped for each in rounds]),
-        ("the same, files not in memory", "< 10", "as after a start of the machine", [each.cold for each in rounds]),
-        ("the same, after kill -9", "< 10", f"with a journal of {journal_bytes / 1e6:,.0f} MB to replay, as large as "
-                                            "it gets", [each.killed for each in rounds]),
+        (what, f"after a stop, in {count // stored.JOB_SIZE} jobs that have ended", [each.stopped for each in rounds]),
+        (f"{what}, from the disk", "as after a start of the machine: nothing of the files is in memory",
+         [each.cold for each in rounds]),
+        (f"{what}, after kill -9", f"{journal_bytes / 1e6:,.0f} MB of journal to replay: with a little more it is "
+                                   "compacted", [each.killed for each in rounds]),
     )
-    for what, target, note, starts in kinds:
-        baseline = not target
-        results.add(PART, f"{what}: first answer over HTTP", [each.answered for each in starts], "s", form=".2f",
-                    target=target, baseline=baseline, note=note)
-        results.add(PART, f"{what}: registered, and a job taken over the bus", [each.ready for each in starts], "s",
-                    form=".2f", target=target, baseline=baseline)
-    results.add(PART, "a stop with that stored", [each.stop for each in rounds], "s", form=".2f")
-    results.add(PART, "memory with nothing stored", [each.empty.resident / 2**20 for each in rounds], "MiB",
+    for part, get in ((ANSWERED, attrgetter("answered")), (READY, attrgetter("ready"))):
+        results.add(PART, f"nothing stored: {part}", [get(each.empty) for each in rounds], "s", form=".2f",
+                    baseline=True)
+        for kind, note, starts in kinds:
+            results.add(PART, f"{kind}: {part}", map(get, starts), "s", form=".2f", target=TARGET, note=note)
+    results.add(PART, f"{what}: the stop", [each.stop for each in rounds], "s", form=".2f")
+
+
+def add_memory(results: Results, rounds: list[Round], count: int) -> None:
+    """What that costs which is stored, above what a bundle takes that has nothing stored."""
+    results.add(PART, "memory with nothing stored", [each.empty.resident / MIB for each in rounds], "MiB",
                 baseline=True)
-    for what, starts in (("", [each.stopped for each in rounds]), (" after kill -9", [each.killed for each in rounds])):
-        pairs = [(each.empty, there) for each, there in zip(rounds, starts, strict=True)]
-        results.add(PART, f"memory above that with {count:,} requests stored{what}",
-                    [(there.resident - empty.resident) / 2**20 for empty, there in pairs], "MiB")
-        results.add(PART, f"that for each stored request{what}",
-                    [(there.resident - empty.resident) / count for empty, there in pairs], "B")
-        results.add(PART, f"the most during the start{what}, for each stored request",
+    for kind, name in (("", "stopped"), (", after kill -9", "killed")):
+        pairs = [(each.empty, getattr(each, name)) for each in rounds]
+        above = [there.resident - empty.resident for empty, there in pairs]
+        results.add(PART, f"memory above that, {count:,} requests stored{kind}", [size / MIB for size in above], "MiB")
+        results.add(PART, f"memory of a stored request{kind}", [size / count for size in above], "B")
+        results.add(PART, f"memory of a stored request at the most during the start{kind}",
                     [(there.peak - empty.peak) / count for empty, there in pairs], "B")
+
+
+def add_peer(results: Results, peer: tuple[float, int] | None, count: int) -> None:
+    """What stock TinyDB needs."""
+    seconds, size = peer or (0.0, 0)
     note = "" if peer else f"given up after {PEER_TIMEOUT:.0f} s"
-    results.add(PART, "stock TinyDB reads the same requests", [peer[0]] if peer else [], "s", form=".2f", baseline=True,
-                note=note)
-    results.add(PART, "the most memory of stock TinyDB then, for each request", [peer[1] / count] if peer else [], "B",
+    results.add(PART, f"stock TinyDB reads the same {count:,} requests", [seconds] if peer else [], "s", form=".2f",
+                baseline=True, note=note)
+    results.add(PART, "memory of stock TinyDB at the most, for each request", [size / count] if peer else [], "B",
                 baseline=True, note=note)
