@@ -64,17 +64,31 @@ class Caller:
     async def _call(self, method: str, path: str, body: bytes) -> Any:
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(body)}\r\n\r\n"
         async with self._turn:
-            self.written.clear()
             try:
-                self._writer.write(head.encode() + body)
-                await self._writer.drain()
-                self.written.set()
-                status, answer = await self._answer()
+                status, answer = await self._exchange(head.encode() + body)
             except (OSError, asyncio.IncompleteReadError) as error:
                 raise Failed(f"no answer to {method} {path}: {error}") from error
         if status != 200:
             raise Failed(f"{method} {path} is answered {status}: {answer[:500]!r}")
         return orjson.loads(answer)
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; on a new connection where the server has let go of this one, as it does when it is idle."""
+        try:
+            return await self._sent(request)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            if isinstance(error, asyncio.IncompleteReadError) and error.partial:
+                raise
+            self._writer.close()
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+            return await self._sent(request)
+
+    async def _sent(self, request: bytes) -> tuple[int, bytes]:
+        self.written.clear()
+        self._writer.write(request)
+        await self._writer.drain()
+        self.written.set()
+        return await self._answer()
 
     async def _answer(self) -> tuple[int, bytes]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()

@@ -189,7 +189,7 @@ def test_the_devices_count_what_they_are_asked() -> None:
 # Profiles
 
 SAMPLES = [
-    "thread (1): MainThread;run (/x/puppetmaster/loop.py:2);Bus._pump (/x/puppetmaster/bus.py:9);dumps (/x/json.py:1) 3",
+    "thread (1): MainThread;run (/x/puppetmaster/loop.py:2);Bus._pump (/x/puppetmaster/bus.py:9);dumps (/json.py:1) 3",
     "thread (1): MainThread;run (/x/puppetmaster/loop.py:2) 1",
     "thread (2): puppetmaster-store_0;run (/y/threading.py:2) 10",
     "thread (3): puppetmaster-store_0;run (/y/threading.py:2) 5",
