@@ -3,7 +3,8 @@
     <!-- results:begin throughput -->
     <!-- results:end -->
 
-``targets`` stands for all rows that have a target, ``before cost`` for the part ``cost`` of the results that are kept.
+``before cost`` is the part ``cost`` of the results that are kept. ``targets`` has all rows with a target; it is written
+when all parts were measured, for it is to be of one run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ PAGE = HERE.parent / "docs" / "performance.md"
 BEFORE = HERE / "before.json"
 """The results of what puppetmaster was before it was made fast, by the same benchmarks. Kept, to compare with."""
 
+TARGETS = "targets"
+
 _BLOCK = re.compile(r"(?P<begin><!-- results:begin (?P<part>[a-z ]+) -->\n)(?P<table>.*?)(?P<end><!-- results:end -->)",
                     re.DOTALL)
 
@@ -29,23 +32,26 @@ def write_docs(results: Results, page: Path = PAGE) -> None:
     :raises Failed: when a part that was measured has no place in the page.
     """
     text = page.read_text(encoding="utf-8")
-    missing = set(results.parts) - {block["part"] for block in _BLOCK.finditer(text)}
+    places = {block["part"] for block in _BLOCK.finditer(text)}
+    missing = set(results.parts) - places
     if missing:
         raise Failed(f"{page.name} has no marks for {', '.join(sorted(missing))}")
-    page.write_text(_BLOCK.sub(lambda block: _filled(block, results), text), encoding="utf-8")
+    tables = {part: _table(results, results.table(part)) for part in results.parts}
+    if BEFORE.exists():
+        before = Results.load(BEFORE)
+        tables |= {f"before {part}": _table(before, before.table(part)) for part in before.parts}
+    if places <= {TARGETS, *tables}:
+        tables[TARGETS] = _table(results, _targets(results))
+
+    def filled(block: re.Match[str]) -> str:
+        table = tables.get(block["part"])
+        return block[0] if table is None else f"{block['begin']}{table}{block['end']}"
+
+    page.write_text(_BLOCK.sub(filled, text), encoding="utf-8")
 
 
-def _filled(block: re.Match[str], results: Results) -> str:
-    part = block["part"]
-    if part.startswith("before ") and BEFORE.exists():
-        results, part = Results.load(BEFORE), part.removeprefix("before ")
-    if part == "targets":
-        table = _targets(results)
-    elif part in results.parts:
-        table = results.table(part)
-    else:
-        return block[0]
-    return f"{block['begin']}\n{table}\n\n{results.machine}.\n\n{block['end']}"
+def _table(results: Results, table: str) -> str:
+    return f"\n{table}\n\n{results.machine}.\n\n"
 
 
 def _targets(results: Results) -> str:

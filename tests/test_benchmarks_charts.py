@@ -65,7 +65,7 @@ def test_a_table_is_put_between_its_marks_and_the_rest_stays(page: Path) -> None
     report.write_docs(results_of(cost=4), page)
     text = page.read_text()
     assert "| a thing | 4 s |  | < 10 s: met |" in text
-    assert "old cost" not in text and "old start" in text
+    assert "old cost" not in text and "old start" in text and "old targets" in text
     assert text.startswith("Before.\n") and text.endswith("<!-- results:end -->\nAfter.\n")
 
 
@@ -83,7 +83,7 @@ def test_a_part_without_marks_is_refused_and_the_page_stays(page: Path) -> None:
     assert page.read_text() == before
 
 
-def test_the_targets_are_told_with_their_parts(page: Path) -> None:
+def test_the_targets_of_a_whole_run_are_told_with_their_parts(page: Path) -> None:
     results = results_of(cost=4, start=50)
     results.add("start", "a thing without a target", [1])
     report.write_docs(results, page)
