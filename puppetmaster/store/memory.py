@@ -9,6 +9,7 @@ from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store.codec import encode_all
 from puppetmaster.store.ledger import Frame, Ledger, Tables, apply
 from puppetmaster.store.port import Document
+from puppetmaster.store.rows import Rows
 
 
 class MemoryStore:
@@ -18,8 +19,8 @@ class MemoryStore:
     :meth:`reopen` returns what a restart would find.
     """
 
-    def __init__(self, tables: Tables | None = None) -> None:
-        self._durable: Tables = tables or {}
+    def __init__(self, tables: Mapping[str, Mapping[int, bytes]] | None = None) -> None:
+        self._durable: Tables = _copy(tables or {})
         self._ledger = Ledger(_copy(self._durable))
         self.failing: str | None = None
         """While this is set, commits raise StoreUnavailable with it as the reason."""
@@ -29,7 +30,7 @@ class MemoryStore:
 
     def reopen(self) -> MemoryStore:
         """Return a new store that holds what this one has committed."""
-        return MemoryStore(_copy(self._durable))
+        return MemoryStore(self._durable)
 
     def put(self, table: str, documents: Mapping[int, Document]) -> None:
         """See Store."""
@@ -76,5 +77,8 @@ class MemoryStore:
             self.commits += 1
 
 
-def _copy(tables: Tables) -> Tables:
-    return {table: rows.copy() for table, rows in tables.items()}
+def _copy(tables: Mapping[str, Mapping[int, bytes]]) -> Tables:
+    copy: Tables = {table: Rows() for table in tables}
+    for table, rows in tables.items():
+        copy[table].put(rows)
+    return copy
