@@ -126,7 +126,8 @@ def cost(results: Results) -> Figure:
                 axes.text(start + value / 2, name, f"{value:.0f}", ha="center", va="center", fontsize=10,
                           color="white" if colour in (BLUE, GREEN) else "black")
             start += value
-        axes.text(start, name, f"  {start:.0f} µs", va="center", fontweight="bold")
+        total = _measured(case, cost_part.PART, "all").median / cost_part.PER * 1e6
+        axes.text(start, name, f"  {total:.0f} µs", va="center", fontweight="bold")
     axes.set_title("CPU of the bundle for a request, µs")
     axes.tick_params(left=False)
     axes.grid(axis="x")

@@ -165,7 +165,7 @@ def test_a_line_shows_the_lowest_and_the_highest_round(charts, everything: Resul
 
 def test_the_cost_before_is_drawn_beside_that_of_now(charts, everything: Results, tmp_path: Path) -> None:
     before = Results("a machine")
-    for part in profiling.PARTS:
+    for part in ("all", *profiling.PARTS):
         before.add(cost.PART, part, [0.2])
     before.save(tmp_path / "before.json")
     (axes,) = charts.cost(everything).axes
