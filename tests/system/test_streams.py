@@ -152,7 +152,7 @@ def assert_paced(states: list[Document]) -> None:
     """At most ten states a second, on the server's own clock: a client may be held up and read many at once."""
     last = states[-1]
     took = from_text(last["finishedAt"]) - from_text(last["createdAt"])
-    # The state on connecting, and the last one, which comes within a tenth of a second of the end.
+    # The state on connecting, and the last one, which waits for nothing.
     assert len(states) <= 10 * took + 2
 
 
