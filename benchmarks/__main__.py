@@ -17,6 +17,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -53,8 +54,10 @@ async def measure(parts: Sequence[str], options: Options, rounds: int, results: 
         options.tell(part, PARTS[part])
         try:
             await importlib.import_module(f"benchmarks.{part}").measure(options, rounds, results)
-        except (Failed, PuppetmasterError, OSError, asyncio.TimeoutError) as error:
+        except Exception as error:  # the other parts are measured all the same
             options.tell(part, f"FAILED: {error or type(error).__name__}")
+            if not isinstance(error, (Failed, PuppetmasterError, OSError, asyncio.TimeoutError)):
+                traceback.print_exc()
             is_complete = False
     return is_complete
 

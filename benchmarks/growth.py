@@ -19,8 +19,8 @@ TARGET = "<= 1.15"
 async def measure(options: Options, rounds: int, results: Results) -> None:
     """Run jobs of each size, in each round on a fresh bundle.
 
-    Small jobs are run again and again, one after the other, until they are as many requests as fill a clock of the CPU
-    that counts hundredths of a second.
+    Small jobs are run one after the other, each with devices of its own, until they are as many requests as fill a
+    clock of the CPU that counts hundredths of a second.
     """
     sizes = QUICK_SIZES if options.quick else SIZES
     at_least = options.count(20_000, 1_000)
@@ -29,9 +29,10 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
         for number in range(rounds):
             if number:
                 await stand.restart_bundle(fresh=True)
-            await stand.run_job(at_least // 10)  # what is loaded and made at the first use is not measured
+            await stand.run_job(sizes[-1])  # all devices are known then, to jobs of any size
             for size in sizes:
-                runs[size].append([await stand.run_job(size) for _ in range(max(1, at_least // size))])
+                firsts = range(0, max(size, at_least), size)
+                runs[size].append([await stand.run_job(size, first=first) for first in firsts])
             told = ", ".join(f"{size:,}: {_cpu(runs[size][-1]):.0f}" for size in sizes)
             options.tell(PART, f"round {number + 1} of {rounds}: µs of CPU a request in jobs of {told}")
     for size in sizes:

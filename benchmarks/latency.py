@@ -144,14 +144,14 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
     algorithm), which hides all else. So it is measured with ``set_tcp_nodelay true`` as the README advises, too.
     """
     cases = [Case("nodelay", ["set_tcp_nodelay true"]), Case("as it comes", [])]
-    for case in cases:
-        await _measure(options, rounds, case)
+    for case, count in zip(cases, (200, 50), strict=True):
+        await _measure(options, rounds, case, options.count(count, 20))
     for case in cases:
         _add(options, case, results)
 
 
-async def _measure(options: Options, rounds: int, case: Case) -> None:
-    idle, loaded, load = options.count(200, 20), options.count(100, 10), options.count(100_000, 20_000)
+async def _measure(options: Options, rounds: int, case: Case, idle: int) -> None:
+    loaded, load = options.count(50, 10), options.count(100_000, 20_000)
     async with Stand(broker=case.extra) as stand, BusClient(stand.address) as client:
         echo, over_bus = Echo(), OverBus(client)
         await echo.start(stand.broker.port)
@@ -168,9 +168,9 @@ async def _measure(options: Options, rounds: int, case: Case) -> None:
             await case.broker.measure(idle, echo.trip)
             await case.http.measure(idle, over_http)
             await case.bus.measure(idle, over_bus.trip)
-            async with stand.load(load):
-                await case.busy_http.measure(loaded, over_http)
-                await case.busy_bus.measure(loaded, over_bus.trip)
+            for trips, trip in ((case.busy_http, over_http), (case.busy_bus, over_bus.trip)):
+                async with stand.load(load):
+                    await trips.measure(loaded, trip)
             options.tell(PART, f"{case.name}: round {number + 1} of {rounds}: broker {case.broker.medians[-1]:.1f} ms, "
                                f"HTTP {case.http.medians[-1]:.1f}, bus {case.bus.medians[-1]:.1f}, under load "
                                f"{case.busy_http.medians[-1]:.1f} and {case.busy_bus.medians[-1]:.1f}")

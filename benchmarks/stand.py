@@ -186,11 +186,11 @@ class Stand:
 
     # Jobs
 
-    def names(self, count: int) -> list[str]:
-        """The first devices of the fleet."""
+    def names(self, count: int, first: int = 0) -> list[str]:
+        """So many devices of the fleet, from one on, which is counted from 0."""
         if not self._fleet:
             self._fleet = names(FLEET)
-        return self._fleet[:count]
+        return self._fleet[first : first + count]
 
     async def create_job(self, destinations: Sequence[str], **fields: Any) -> dict[str, Any]:
         """Create a job over HTTP, on the caller's connection.
@@ -212,12 +212,14 @@ class Stand:
             raise Failed(f"not all of {count:,} requests were resolved: {job['counts']}")
         return job
 
-    async def run_job(self, count: int, **fields: Any) -> Run:
-        """Run a job of one request to each of the first devices, created over HTTP and watched by a WebSocket.
+    async def run_job(self, count: int, *, first: int = 0, **fields: Any) -> Run:
+        """Run a job of one request to each of so many devices, created over HTTP and watched by a WebSocket.
 
+        :param first: the first of the devices, counted from 0.
+        :param fields: of the job document.
         :raises Failed: when not all of its requests are resolved.
         """
-        destinations, served = self.names(count), await self.served()
+        destinations, served = self.names(count, first), await self.served()
         before, start = self.cpu(), time.perf_counter()
         made = await self.create_job(destinations, **fields)
         job = await self.ended(made["id"], count)

@@ -53,7 +53,7 @@ async def bare_run(stand: Stand, count: int, kind: str, window: int = WINDOW) ->
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
     """Run them in turn."""
-    count = options.count(20_000, 2_000)
+    count = options.count(50_000, 2_000)
     plain: list[Bare] = []
     gathered: list[Bare] = []
     runs: list[Run] = []
