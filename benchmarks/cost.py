@@ -48,8 +48,7 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
             except (Failed, OSError, asyncio.TimeoutError) as error:
                 reason = str(error) or "py-spy did not answer"
             else:
-                profile.stacks.update(found.stacks)
-                profile.unsampled += found.unsampled
+                profile.add(found)
                 for part, share in found.parts().items():
                     split[part].append(share * seconds[-1])
             options.tell(PART, f"round {number + 1} of {rounds}: {seconds[-1]:.2f} s for {PER:,} requests")

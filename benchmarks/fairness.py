@@ -88,10 +88,10 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
         for number in range(rounds):
             together.append(await _together(stand, jobs, each))
             during.append(await _while_created(stand, probe, large))
-            async with stand.load(large) as loads:
-                beside.append(await _one_by_one(stand, probe, waits, loads[0]))
-            async with stand.load(large) as loads:
-                shares.append(await _share(stand, loads[0], medium))
+            async with stand.load(large) as load:
+                beside.append(await _one_by_one(stand, probe, waits, load))
+            async with stand.load(large) as load:
+                shares.append(await _share(stand, load, medium))
             options.tell(PART, f"round {number + 1} of {rounds}: {jobs} jobs end after {together[-1][0]:.0f} to "
                                f"{together[-1][-1]:.0f} ms; a small job waits {max(w.left for w in beside[-1]):.0f} ms "
                                f"at the most, {max(w.left for w in during[-1]):.0f} while a large one is created; "
@@ -150,7 +150,7 @@ async def _together(stand: Stand, jobs: int, each: int) -> list[float]:
 async def _one_by_one(stand: Stand, probe: Probe, count: int, load: int) -> list[Wait]:
     """Small jobs, now and then, as long as the large one runs."""
     waits: list[Wait] = []
-    while len(waits) < count and load not in stand.watcher.ended_at:
+    while len(waits) < count and stand.runs(load):
         waits.append(await probe.wait())
         await asyncio.sleep(PERIOD)
     if not waits:

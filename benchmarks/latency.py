@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
@@ -22,6 +23,9 @@ from puppetmaster.client import BusClient
 PART = "latency"
 DEVICE = "probe"
 
+AT_LEAST = 5
+"""Small jobs of a round."""
+
 TIMEOUT = 60.0
 """Seconds for one small job."""
 
@@ -37,16 +41,23 @@ class Trips:
 
     rounds: list[list[float]] = field(default_factory=list)
 
-    async def measure(self, count: int, trip: Callable[[], Awaitable[None]]) -> None:
-        """Measure a round: so many of them, one after the other."""
-        times = []
-        for _ in range(count):
+    async def measure(
+        self, count: int, trip: Callable[[], Awaitable[None]], goes_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Measure a round: so many of them, one after the other, as long as something goes on beside them.
+
+        :raises Failed: when one takes too long, or when it did not go on for long enough to tell a percentile.
+        """
+        times: list[float] = []
+        while len(times) < count and goes_on():
             start = time.perf_counter()
             try:
                 await asyncio.wait_for(trip(), TIMEOUT)
             except asyncio.TimeoutError:
                 raise Failed(f"a job of one request has not ended after {TIMEOUT:.0f} s") from None
             times.append((time.perf_counter() - start) * 1e3)
+        if len(times) < AT_LEAST:
+            raise Failed("the large job had ended before there were enough small ones")
         self.rounds.append(times)
 
     @property
@@ -169,8 +180,8 @@ async def _measure(options: Options, rounds: int, case: Case, idle: int) -> None
             await case.http.measure(idle, over_http)
             await case.bus.measure(idle, over_bus.trip)
             for trips, trip in ((case.busy_http, over_http), (case.busy_bus, over_bus.trip)):
-                async with stand.load(load):
-                    await trips.measure(loaded, trip)
+                async with stand.load(load) as job_id:
+                    await trips.measure(loaded, trip, partial(stand.runs, job_id))
             options.tell(PART, f"{case.name}: round {number + 1} of {rounds}: broker {case.broker.medians[-1]:.1f} ms, "
                                f"HTTP {case.http.medians[-1]:.1f}, bus {case.bus.medians[-1]:.1f}, under load "
                                f"{case.busy_http.medians[-1]:.1f} and {case.busy_bus.medians[-1]:.1f}")
@@ -194,5 +205,5 @@ def _add(options: Options, case: Case, results: Results) -> None:
         add(f"{name}, p50 beyond the broker's round trip", beyond, target="< 5" if is_promised else "")
     for name, trips in (("over HTTP", case.busy_http), ("over the bus", case.busy_bus)):
         count = options.count(100_000, 20_000)
-        add(f"{name} under load, p50", trips.medians, note=f"{len(trips.rounds[0])} jobs beside one of {count:,}")
+        add(f"{name} under load, p50", trips.medians, note=f"up to {len(trips.rounds[0])} jobs beside one of {count:,}")
         add(f"{name} under load, p99", trips.p99s)

@@ -65,7 +65,7 @@ def packet(head: int, body: bytes) -> bytes:
         length.append(left & 127 | 128)
         left >>= 7
     length.append(left)
-    return b"%c%b%b" % (head, length, body)
+    return b"%c%b%b" % (head, bytes(length), body)
 
 
 def publish(topic: bytes, payload: bytes, packet_id: int) -> bytes:

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 
@@ -78,36 +79,49 @@ class Frame:
         return f"{self.name} ({'/'.join(levels[-3:])})"
 
 
+Stack: TypeAlias = tuple[Frame, ...]
+"""From the thread to the innermost function."""
+
+
 @dataclass
 class Profile:
-    """CPU seconds by stack; the innermost function is the last one."""
+    """Where CPU was spent."""
 
-    stacks: Counter[tuple[Frame, ...]] = field(default_factory=Counter)
+    stacks: dict[Stack, float] = field(default_factory=dict)
+    """Seconds, by stack."""
     unsampled: float = 0.0
-    """CPU seconds of threads of which there is no sample."""
+    """Seconds of threads of which there is no sample."""
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return sum(self.stacks.values()) + self.unsampled
+
+    def add(self, other: Profile) -> None:
+        """Add what was found another time."""
+        self.unsampled += other.unsampled
+        for stack, seconds in other.stacks.items():
+            self.stacks[stack] = self.stacks.get(stack, 0.0) + seconds
 
     def parts(self) -> dict[str, float]:
         """The share of each part."""
-        spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        spent = dict.fromkeys(PARTS, 0.0)
         spent[OTHER] += self.unsampled
         for stack, seconds in self.stacks.items():
-            part = next((part for frame in reversed(stack) if (part := frame.part)), OTHER)
-            spent[part] += seconds
-        total = sum(spent.values())
-        return {part: seconds / total for part, seconds in spent.items()}
+            spent[next((part for frame in reversed(stack) if (part := frame.part)), OTHER)] += seconds
+        return {part: seconds / self.total for part, seconds in spent.items()}
 
     def table(self, count: int) -> str:
         """The functions that take the most by themselves, with the shares of themselves and of all that they call."""
-        own: Counter[Frame] = Counter()
-        inclusive: Counter[Frame] = Counter()
+        own: defaultdict[Frame, float] = defaultdict(float)
+        inclusive: defaultdict[Frame, float] = defaultdict(float)
         for stack, seconds in self.stacks.items():
             own[stack[-1]] += seconds
             for frame in set(stack):
                 inclusive[frame] += seconds
-        total = sum(self.stacks.values()) + self.unsampled
         lines = ["  self  with callees  function"]
-        for frame, seconds in own.most_common(count):
-            lines.append(f"{seconds / total:6.1%}  {inclusive[frame] / total:12.1%}  {frame}")
+        for frame in sorted(own, key=own.__getitem__, reverse=True)[:count]:
+            lines.append(f"{own[frame] / self.total:6.1%}  {inclusive[frame] / self.total:12.1%}  {frame}")
         return "\n".join(lines) + "\n"
 
 
@@ -117,18 +131,19 @@ def read_raw(lines: Iterable[str], cpu: dict[int, float]) -> Profile:
     :param lines: ``thread (ID): NAME;outermost (path:line);...;innermost (path:line) SAMPLES``.
     :param cpu: seconds of CPU of each thread, by its id.
     """
-    samples: dict[int, Counter[tuple[Frame, ...]]] = defaultdict(Counter)
+    samples: dict[int, Counter[Stack]] = defaultdict(Counter)
     for line in lines:
-        stack, _, count = line.rpartition(" ")
-        thread, *frames = stack.split(";")
+        text, _, count = line.rpartition(" ")
+        thread, *frames = text.split(";")
         found = re.fullmatch(r"thread \((\d+)\)(?:: (.*))?", thread)
         if found and frames:
-            samples[int(found[1])][(Frame(found[2] or "", THREAD), *map(Frame.parse, frames))] += int(count)
-    profile = Profile(unsampled=sum(seconds for thread, seconds in cpu.items() if thread not in samples))
-    for thread, stacks in samples.items():
-        total = stacks.total()
-        for stack, number in stacks.items():
-            profile.stacks[stack] += cpu.get(thread, 0.0) * number / total  # type: ignore[assignment]
+            stack = (Frame(found[2] or "", THREAD), *map(Frame.parse, frames))
+            samples[int(found[1])][stack] += int(count)
+    profile = Profile(unsampled=sum(seconds for ident, seconds in cpu.items() if ident not in samples))
+    for ident, stacks in samples.items():
+        total = sum(stacks.values())
+        shares = {stack: cpu.get(ident, 0.0) * number / total for stack, number in stacks.items()}
+        profile.add(Profile(shares))
     return profile
 
 

@@ -197,7 +197,10 @@ class Stand:
 
         :param fields: of the job document: ``priority=80``.
         """
-        return await self.caller.post("/jobs", {"destinations": destinations, "message": MESSAGE, **fields})
+        made: dict[str, Any] = await self.caller.post(
+            "/jobs", {"destinations": destinations, "message": MESSAGE, **fields}
+        )
+        return made
 
     async def ended(self, job_id: int, count: int) -> Mapping[str, Any]:
         """Wait until a job has ended; its last state.
@@ -229,39 +232,25 @@ class Stand:
         return Run(count, seconds, cpu, job, (requests - served[0], size - served[1]))
 
     @asynccontextmanager
-    async def load(self, count: int) -> AsyncIterator[list[int]]:
-        """Run large jobs beside the block, one after the other, created on a connection of their own.
+    async def load(self, count: int) -> AsyncIterator[int]:
+        """Run a large job beside the block, which gets its id.
 
-        The block begins when the first of them has answers, and what is left of the last one is called off at its end.
-        It gets the ids of the jobs, of which the last one runs.
+        The block begins when the job has answers. It may end before the block does, so ask :meth:`runs`; what is left
+        of it at the end of the block is called off.
         """
-        jobs: list[int] = []
-        async with Caller(self.port) as caller:
+        made = await self.create_job(self.names(count))
+        has_answers = self.watcher.until(made["id"], lambda job: bool(job["doneCount"]))
+        await asyncio.wait_for(has_answers, JOB_TIMEOUT)
+        yield made["id"]
+        await self.call_off(made["id"])
 
-            async def create() -> int:
-                made = await caller.post("/jobs", {"destinations": self.names(count), "message": MESSAGE})
-                jobs.append(made["id"])
-                return jobs[-1]
-
-            async def go_on() -> None:
-                while True:
-                    await self.ended(jobs[-1], count)
-                    await create()
-
-            await asyncio.wait_for(self.watcher.until(await create(), lambda job: bool(job["doneCount"])), JOB_TIMEOUT)
-            running = asyncio.create_task(go_on(), name="load")
-            try:
-                yield jobs
-            finally:
-                running.cancel()
-                failure = (await asyncio.gather(running, return_exceptions=True))[0]
-            if isinstance(failure, Failed):
-                raise failure
-            await self.call_off(jobs[-1])
+    def runs(self, job_id: int) -> bool:
+        """Whether a job has not ended yet."""
+        return job_id not in self.watcher.ended_at
 
     async def call_off(self, job_id: int) -> None:
         """Cancel a job, if it has not ended, and see it end."""
-        if job_id not in self.watcher.ended_at:
+        if self.runs(job_id):
             with suppress(Failed):  # it may end meanwhile
                 await self.caller.put(f"/jobs/{job_id}", {"status": "canceled"})
         await asyncio.wait_for(self.watcher.ended(job_id), JOB_TIMEOUT)
