@@ -220,7 +220,7 @@ class Stand:
 
         :param first: the first of the devices, counted from 0.
         :param fields: of the job document.
-        :raises Failed: when not all of its requests are resolved.
+        :raises Failed: when not all of its requests are resolved, or the devices were not asked once each.
         """
         destinations, served = self.names(count, first), await self.served()
         before, start = self.cpu(), time.perf_counter()
@@ -228,6 +228,8 @@ class Stand:
         job = await self.ended(made["id"], count)
         seconds, after = time.perf_counter() - start, self.cpu()
         requests, size = await self.served()
+        if requests - served[0] != count:
+            raise Failed(f"the devices were asked {requests - served[0]:,} times for {count:,} requests")
         cpu = {name: after[name] - before[name] for name in after}
         return Run(count, seconds, cpu, job, (requests - served[0], size - served[1]))
 
