@@ -301,6 +301,11 @@ class Service:
         """Whether there is such a job."""
         return job_id in self._engine.jobs
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job has requests that have not ended."""
+        return not self._engine.requests
+
     def is_final(self, request_id: int) -> bool:
         """Whether a request has ended, or is none at all."""
         request = self._engine.requests.get(request_id)
