@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -31,6 +31,8 @@ from benchmarks.options import REPOSITORY, Failed
 from puppetmaster.address import BrokerAddress
 from puppetmaster.embedded.broker import BrokerProcess, free_port
 from puppetmaster.embedded.devices import names
+
+T = TypeVar("T")
 
 INSTANCE = "race"
 """The bundle's name on the bus: as long as the bare loop's, so that their messages are of one length."""
@@ -48,6 +50,9 @@ READY_TIMEOUT = 60.0
 
 JOB_TIMEOUT = 300.0
 """Seconds for a job to end."""
+
+LOOK_PERIOD = 1.0
+"""Seconds between two looks whether all processes run, while a job is waited for."""
 
 END_TIMEOUT = 30.0
 """Seconds from TERM to KILL."""
@@ -118,7 +123,11 @@ class Stand:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._end()
+        try:
+            if isinstance(error, Exception):
+                self.check()  # a process that has ended is the reason for whatever else went wrong
+        finally:
+            await self._end()
 
     async def _start(self) -> None:
         self.broker = self._files.enter_context(BrokerProcess(defaults=True, extra=self._broker_lines))
@@ -207,13 +216,23 @@ class Stand:
 
         :raises Failed: when not all of its requests are resolved, or it takes too long.
         """
-        try:
-            job = await asyncio.wait_for(self.watcher.ended(job_id), JOB_TIMEOUT)
-        except asyncio.TimeoutError:
-            raise Failed(f"job {job_id} of {count:,} requests has not ended after {JOB_TIMEOUT:.0f} s") from None
+        job = await self._patiently(self.watcher.ended(job_id), f"job {job_id} of {count:,} requests has not ended")
         if job["counts"]["resolved"] != count:
             raise Failed(f"not all of {count:,} requests were resolved: {job['counts']}")
         return job
+
+    async def _patiently(self, state: Coroutine[Any, Any, T], failure: str) -> T:
+        """Wait for a state of a job, as long as all processes run."""
+        task = asyncio.ensure_future(state)
+        deadline = time.monotonic() + JOB_TIMEOUT
+        try:
+            while not (await asyncio.wait([task], timeout=LOOK_PERIOD))[0]:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise Failed(f"{failure} after {JOB_TIMEOUT:.0f} s")
+        finally:
+            task.cancel()
+        return task.result()
 
     async def run_job(self, count: int, *, first: int = 0, **fields: Any) -> Run:
         """Run a job of one request to each of so many devices, created over HTTP and watched by a WebSocket.
@@ -242,7 +261,7 @@ class Stand:
         """
         made = await self.create_job(self.names(count))
         has_answers = self.watcher.until(made["id"], lambda job: bool(job["doneCount"]))
-        await asyncio.wait_for(has_answers, JOB_TIMEOUT)
+        await self._patiently(has_answers, f"job {made['id']} of {count:,} requests has no answer")
         yield made["id"]
         await self.call_off(made["id"])
 
@@ -255,7 +274,7 @@ class Stand:
         if self.runs(job_id):
             with suppress(Failed):  # it may end meanwhile
                 await self.caller.put(f"/jobs/{job_id}", {"status": "canceled"})
-        await asyncio.wait_for(self.watcher.ended(job_id), JOB_TIMEOUT)
+        await self._patiently(self.watcher.ended(job_id), f"job {job_id} was canceled and has not ended")
 
     # Readings
 
@@ -306,9 +325,11 @@ class Stand:
 
         :raises Failed: when one has ended.
         """
+        if not self.broker.running:
+            raise Failed(f"the broker has ended by itself: {self.broker.log()}")
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise Failed(f"the {name} has ended by itself, with status {child.returncode}")
+                raise Failed(f"the process {name!r} has ended by itself, with status {child.returncode}")
 
     # Processes
 
