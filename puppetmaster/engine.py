@@ -8,7 +8,7 @@ service takes with :meth:`Engine.drain` and carries out in the order save, publi
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from puppetmaster.directory import Directory, EmptyDirectory
+from puppetmaster.draft import Draft
 from puppetmaster.effects import Change, Effects, Verdict
 from puppetmaster.errors import Conflict, IllegalTransition, JobNotFound, KeyConflict, RequestNotFound, TooLarge
 from puppetmaster.models import FIRST_ID, Job, JobSpec, Limits, Request
@@ -184,17 +185,43 @@ class Engine:
 
     # Inputs: callers
 
-    def submit(self, spec: JobSpec, now: float) -> tuple[Job, bool]:
-        """Make a job and its requests; the second value is false when the ``key`` names a job that exists already.
+    def draft(self, spec: JobSpec, now: float) -> Draft:
+        """Begin to make a job, for :meth:`submit`; nothing but its ids is taken.
 
         Its targets have been looked up (:meth:`resolve`), or will be when the job starts.
+        """
+        job = Job(
+            id=self.next_id,
+            messages=spec.messages,
+            first_request=0,
+            total_count=0,
+            created_at=now,
+            limits=spec.limits,
+            start_at=spec.start_at,
+            name=spec.name,
+            labels=spec.labels,
+            key=spec.key,
+            fingerprint=spec.fingerprint,
+            targets=spec.targets,
+        )
+        self.next_id += 1
+        if spec.targets is not None and spec.start_at is not None and spec.start_at > now:
+            job.plan = spec.batch
+            return Draft(job, (), self._window.line_up)
+        return self._draft(job, spec.batch)
 
+    def submit(self, spec: JobSpec, now: float, draft: Draft | None = None) -> tuple[Job, bool]:
+        """Make a job and its requests; the second value is false when the ``key`` names a job that exists already.
+
+        :param draft: its beginning; what it has made is not saved again.
         :raises KeyConflict: when that job was made from another body.
         """
         existing = self.job_of_key(spec.key, spec.fingerprint)
         if existing is not None:
             return existing, False
-        job = self._make(spec, now)
+        draft = draft or self.draft(spec, now)
+        job = draft.job
+        self._adopt(draft)
         self.jobs[job.id] = job
         if job.key is not None:
             self._keys[job.key] = job.id
@@ -468,48 +495,24 @@ class Engine:
 
     # Jobs
 
-    def _make(self, spec: JobSpec, now: float) -> Job:
-        job = Job(
-            id=self.next_id,
-            messages=spec.messages,
-            first_request=0,
-            total_count=0,
-            created_at=now,
-            limits=spec.limits,
-            start_at=spec.start_at,
-            name=spec.name,
-            labels=spec.labels,
-            key=spec.key,
-            fingerprint=spec.fingerprint,
-            targets=spec.targets,
-        )
-        self.next_id += 1
-        if spec.targets is not None and spec.start_at is not None and spec.start_at > now:
-            job.plan = spec.batch
-        else:
-            self._expand(job, spec.batch)
-        return job
-
-    def _expand(self, job: Job, batch: Sequence[tuple[int, Sequence[str]]]) -> None:
-        """Make the requests of a job."""
+    def _draft(self, job: Job, batch: Sequence[tuple[int, Sequence[str]]]) -> Draft:
+        """Begin to make the requests of a job."""
         job.first_request = self.next_id
-        own = []
-        for number, destinations in batch:
-            for destination in destinations:
-                own.append(Request(id=self.next_id, job=job, message_number=number, destination=destination))
-                self.next_id += 1
-        job.total_count = len(own)
+        job.total_count = sum(len(destinations) for _, destinations in batch)
+        self.next_id += job.total_count
+        return Draft(job, batch, self._window.line_up)
+
+    def _adopt(self, draft: Draft) -> None:
+        """Take the requests of a job over, the rest of them made at once."""
+        job = draft.job
+        self._effects.requests.update((request.id, request) for request in draft.make(job.total_count))
+        self.requests.update(draft.requests)
         self._register(job)
-        for request in own:
-            self.requests[request.id] = self._effects.requests[request.id] = request
-        for request in _link(own):
-            request.is_head = True
-            self._window.line_up(request)
         job.counts[RequestStatus.CREATED] = job.total_count
 
     def _register(self, job: Job) -> None:
         if job.total_count:
-            self._first_requests.append(job.first_request)  # ids only grow
+            insort(self._first_requests, job.first_request)
             self._job_of_first[job.first_request] = job
 
     def _resolved(
@@ -553,7 +556,7 @@ class Engine:
         except TooLarge as error:
             self._end_job(job, JobEvent.ABORT, RequestEvent.CANCEL, str(error), now)
             return
-        self._expand(job, batch)
+        self._adopt(self._draft(job, batch))
         if not job.total_count:
             self._move_job(job, JobEvent.FINISH, "no device that is known fits its targets")
             self._close(job, now)
@@ -833,18 +836,14 @@ class Engine:
         heapq.heappush(self._timers, (when, self._timer_count, call, ident))
 
 
-def _link(requests: Iterable[Request]) -> list[Request]:
-    """Chain the requests to each destination, in their order; returns the first of each chain."""
+def _link(requests: Iterable[Request]) -> None:
+    """Chain the requests to each destination, in their order."""
     last: dict[str, Request] = {}
-    heads = []
     for request in requests:
         previous = last.get(request.destination)
-        if previous is None:
-            heads.append(request)
-        else:
+        if previous is not None:
             previous.next_id = request.id
         last[request.destination] = request
-    return heads
 
 
 @lru_cache(maxsize=1024)

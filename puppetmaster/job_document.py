@@ -70,6 +70,9 @@ MAX_FIELDS = 1000
 MAX_RETRIED = 100
 """How many answer codes a retry may name."""
 
+LARGE = 1000
+"""Messages, or destinations, of a body that is large: 10 ms and 1 ms of work."""
+
 NO_OBJECT = Fault("", "the body has to be a JSON object")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -449,6 +452,11 @@ class JobReader:
             raise InvalidDocument([Fault("destinations", "it is missing, and there are no targets")])
         batch = [(cast.message, cast.destinations or [], None)]
         return self._spec(cast, batch, cast.request_timeout or _milliseconds(cast.options))
+
+    def is_large(self, document: object) -> bool:
+        """Whether it takes more than some milliseconds to read a body."""
+        members = document.values() if isinstance(document, dict) else ()
+        return any(isinstance(items, list) and len(items) > LARGE for items in members)
 
     def _check_lengths(self, document: Any) -> None:
         """Refuse what is too long before it is looked at: a million faults take half a minute to find."""

@@ -32,9 +32,17 @@ from puppetmaster.documents import (
     request_from_document,
     request_to_document,
 )
+from puppetmaster.draft import Draft
 from puppetmaster.effects import Change, Verdict
 from puppetmaster.engine import Engine
-from puppetmaster.errors import Conflict, IllegalTransition, RequestNotFound, StoreUnavailable, TooLarge
+from puppetmaster.errors import (
+    Conflict,
+    IllegalTransition,
+    KeyConflict,
+    RequestNotFound,
+    StoreUnavailable,
+    TooLarge,
+)
 from puppetmaster.job_document import JobReader, Rerun
 from puppetmaster.memory_guard import MemoryGuard
 from puppetmaster.models import Job, JobSpec, Request
@@ -54,6 +62,9 @@ RETIRE_INTERVAL = 60.0
 
 SCAN_CHUNK = 250
 """Documents that are looked at before the loop gets a turn: about a millisecond, unless the answers are long."""
+
+SLICE = 1000
+"""Requests of a new job that are made and put into the store before the loop gets a turn: about 4 ms."""
 
 CALLED_OFF = 499
 """The code by which a device says what became of a request that was called off."""
@@ -140,6 +151,7 @@ class Service:
         self._next_retire = 0.0
         self._was_killed = False
         self._listeners: list[Listener] = []
+        self._drafting = asyncio.Lock()
         self._closing = False
         self._committing = False
         self._batch = self._new_batch()
@@ -152,6 +164,7 @@ class Service:
         meta = self._store.get(META, META_ID) or {}
         jobs = {job_id: self._load_job(job_id, document) for job_id, document in self._store.scan(JOBS)}
         live = [job for job in jobs.values() if not job.is_final]
+        self._drop_drafts(jobs)
         requests = [
             request_from_document(request_id, document, job)
             for job in live
@@ -328,6 +341,9 @@ class Service:
         :raises StoreUnavailable: when it could not be saved; it was not made then.
         :raises MemoryShort: when it would take too much memory.
         """
+        if self._reader.is_large(document):
+            # It takes a tenth of a second, of which the loop gets its share.
+            return await self._make(await asyncio.to_thread(self._reader.job, document))
         return await self._make(self._reader.job(document))
 
     async def rerun_job(self, job_id: int, document: object) -> View:
@@ -450,7 +466,7 @@ class Service:
         except RequestNotFound:
             self._stage()
             document = self._store.get(REQUESTS, request_id)
-            if document is None:
+            if document is None or document["job"] not in self._engine.jobs:
                 raise
             if document["status"] != RequestStatus.CANCELED.value:
                 raise IllegalTransition("request", document["status"], "cancel") from None
@@ -470,15 +486,61 @@ class Service:
 
     async def _submit(self, spec: JobSpec) -> Job:
         self._check_store()
+        draft = None
         if self._engine.job_of_key(spec.key, spec.fingerprint) is None:
             spec = self._engine.resolve(spec, self._now())
             self._check_size(spec)
-            self._check_memory(spec)
-        job, created = self._engine.submit(spec, self._now())
+            if spec.total > SLICE:
+                draft = await self._draft(spec)
+            else:
+                self._check_memory(spec)
+        try:
+            job, created = self._engine.submit(spec, self._now(), draft)
+        except KeyConflict:
+            self._discard(draft)
+            raise
+        if not created:
+            self._discard(draft)
         await self._saved()
         if not created and job.id not in self._engine.jobs:
             raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
+
+    async def _draft(self, spec: JobSpec) -> Draft | None:
+        """Make the requests of a large job, and put them into the store, with turns for the loop in between.
+
+        As long as there is no document of their job they are nobody's: a kill leaves all of the job or nothing. None
+        when another caller has made the job meanwhile.
+        """
+        async with self._drafting:
+            if self._engine.job_of_key(spec.key, spec.fingerprint) is not None:
+                return None
+            self._check_memory(spec)
+            draft = self._engine.draft(spec, self._now())
+            try:
+                while made := draft.make(SLICE):
+                    self._store.put(REQUESTS, {request.id: request_to_document(request) for request in made})
+                    await asyncio.sleep(0)
+                    self._check_store()
+            except BaseException:
+                self._discard(draft)
+                raise
+            return draft
+
+    def _discard(self, draft: Draft | None) -> None:
+        """Take a large job back that nobody has heard of."""
+        if draft is not None:
+            self._store.remove(REQUESTS, draft.requests)
+            self._work.set()
+
+    def _drop_drafts(self, jobs: Mapping[int, Job]) -> None:
+        """Remove what a kill left of jobs that were being made."""
+        if self._store.count(REQUESTS) == sum(job.total_count for job in jobs.values()):
+            return
+        strays = [ident for ident, document in self._store.scan(REQUESTS) if document["job"] not in jobs]
+        self._store.remove(REQUESTS, strays)
+        logger.info("%d requests of jobs that were not made to their end are dropped", len(strays),
+                    extra={"event": "drafts_dropped", "count": len(strays)})
 
     def _check_store(self) -> None:
         """See that the store can write, as far as is known: what is refused here was not begun."""

@@ -24,7 +24,7 @@ LAYERS = [
 ]
 """Each may import from those above it, or from modules that no layer names, as far as those keep to the same."""
 
-PURE = ("errors", "states", "policies", "models", "directory", "effects", "window", "engine")
+PURE = ("errors", "states", "policies", "models", "directory", "effects", "window", "draft", "engine")
 IMPURE = {
     "asyncio", "gmqtt", "paho", "tinydb", "sanji", "time", "datetime", "socket", "threading", "os", "pathlib",
     "subprocess", "logging", "concurrent", "select", "signal", "io", "tempfile", "secrets", "uvloop", "orjson",

@@ -1,0 +1,45 @@
+"""A job that is being made: its requests come into being a slice at a time, so that the loop gets its turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from puppetmaster.models import Job, Request
+
+
+class Draft:
+    """A job whose requests are not all made yet. Nobody knows of it before it is submitted.
+
+    :param batch: see JobSpec.
+    :param line_up: is given the first request to each destination: its turn in the job has come.
+    """
+
+    def __init__(
+        self, job: Job, batch: Sequence[tuple[int, Sequence[str]]], line_up: Callable[[Request], None]
+    ) -> None:
+        self.job = job
+        self.requests: dict[int, Request] = {}
+        """Those that are made."""
+        self._next_id = job.first_request
+        self._rest = ((number, destination) for number, destinations in batch for destination in destinations)
+        self._last: dict[str, Request] = {}
+        """The last request to each destination."""
+        self._line_up = line_up
+
+    def make(self, count: int) -> list[Request]:
+        """Make the next ``count`` requests, chained to those before them to the same destination; none are left when
+        it returns none."""
+        job, last, made = self.job, self._last, []
+        for number, destination in islice(self._rest, count):
+            request = Request(id=self._next_id, job=job, message_number=number, destination=destination)
+            self._next_id += 1
+            previous = last.get(destination)
+            if previous is None:
+                request.is_head = True
+                self._line_up(request)
+            else:
+                previous.next_id = request.id
+            last[destination] = self.requests[request.id] = request
+            made.append(request)
+        return made

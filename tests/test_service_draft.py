@@ -1,0 +1,149 @@
+"""Large jobs: made a slice at a time, and there as a whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from puppetmaster.documents import JOBS, REQUESTS
+from puppetmaster.errors import KeyConflict, StoreUnavailable
+from puppetmaster.models import FIRST_ID
+from puppetmaster.service import SLICE
+from tests.test_service import Bench, job, refused, run, settle, until
+
+SLICES = 20
+
+
+def large(**more: Any) -> dict[str, Any]:
+    return job(*(f"device-{number}" for number in range(SLICES * SLICE)), **more)
+
+
+def puts(bench: Bench) -> list[int]:
+    """How many documents of requests each put held."""
+    return [len(entry) - 2 for entry in bench.of("put") if entry[1] == REQUESTS]
+
+
+async def begun(bench: Bench, body: dict[str, Any]) -> asyncio.Task[Any]:
+    """A POST of a large job that is in the midst of being made."""
+    posting = asyncio.create_task(bench.service.create_job(body))
+    for _ in range(1_000_000):  # its body is read in a thread, which needs its time
+        if len(puts(bench)) > 1:
+            return posting
+        await asyncio.sleep(0)
+    raise AssertionError("it was never begun")
+
+
+def stored(bench: Bench, ids: Iterable[int]) -> int:
+    """How many of the requests a restart would find."""
+    return sum(bench.store.durable(REQUESTS, ident) is not None for ident in ids)
+
+
+def test_a_large_job_is_put_into_the_store_in_slices_and_the_same_as_a_small_one() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(large())
+            assert puts(bench)[:SLICES] == [SLICE] * SLICES
+            assert made["requests"] == list(range(made["id"] + 1, made["id"] + 1 + SLICES * SLICE))
+            assert sum(made["counts"].values()) == SLICES * SLICE
+            await settle()
+            sent = [request.destination for request, _ in bench.outlet.sent]
+            assert sent == [f"device-{number}" for number in range(len(sent))]
+            assert len(sent) == bench.engine.window_size
+
+    run(main)
+
+
+def test_a_destination_gets_its_requests_in_order_across_slices() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job(*["a", "b"] * SLICE))
+            await settle()
+            assert [request.id for request, _ in bench.outlet.sent] == made["requests"][:2]
+            await bench.answer(made["requests"][0])
+            await settle()
+            assert bench.outlet.sent[-1][0].id == made["requests"][2]
+
+    run(main)
+
+
+def test_a_small_job_is_made_and_sent_while_a_large_one_is_being_made() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large())
+            small = await bench.service.create_job(job("elsewhere"))
+            assert not posting.done()
+            assert list(bench.engine.jobs) == [small["id"]]
+            assert small["id"] > FIRST_ID + SLICES * SLICE
+            made = await posting
+            await settle()
+            assert bench.outlet.sent[0][0].id == small["requests"][0]
+            # Ids belong to the right one of the two, also where they are looked up by it.
+            for ended in (small, made):
+                await bench.service.update_job(ended["id"], {"status": "canceled"})
+                await bench.answer(ended["requests"][-1])
+            assert bench.service.dropped == {"late": 2}
+
+    run(main)
+
+
+def test_a_kill_while_a_large_job_is_being_made_leaves_nothing_of_it() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large())
+            await bench.service.create_job(job("elsewhere"))  # its commit takes along what is there of the large one
+            ids = range(FIRST_ID + 1, FIRST_ID + 1 + SLICES * SLICE)
+            assert stored(bench, ids) > 0
+            assert bench.store.durable(JOBS, FIRST_ID) is None
+            async with Bench(bench.store.reopen()) as again:
+                assert stored(again, ids) == 0
+                assert again.store.count(REQUESTS) == 1
+            await posting
+
+    run(main)
+
+
+def test_two_posts_of_one_large_job_with_a_key_make_one() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            first, second = await asyncio.gather(
+                bench.service.create_job(large(key="k")), bench.service.create_job(large(key="k"))
+            )
+            assert first["id"] == second["id"]
+            assert bench.store.count(REQUESTS) == SLICES * SLICE
+
+    run(main)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_key_that_another_job_took_meanwhile_leaves_nothing_of_the_large_one(same: bool) -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large(key="k"))
+            body = large(key="k") if same else job("elsewhere", key="k")
+            made, _ = bench.engine.submit(bench.reader.job(body), bench.now)
+            if same:
+                assert (await posting)["id"] == made.id
+            else:
+                await refused(posting, KeyConflict)
+            await until(lambda: bench.store.count(REQUESTS) == made.total_count)
+
+    run(main)
+
+
+def test_a_store_that_fails_while_a_large_job_is_being_made_leaves_nothing_of_it() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large())
+            bench.store.failing = "disk full"
+            await refused(bench.service.create_job(job("elsewhere")), StoreUnavailable)
+            await refused(posting, StoreUnavailable)
+            await settle()
+            bench.store.failing = None
+            await settle()
+            assert bench.engine.jobs == {}
+            assert bench.store.count(REQUESTS) == 0
+
+    run(main)
