@@ -67,7 +67,7 @@ class PacketReader:
             self._unfinished.clear()
         start, end = 0, len(data)
         while start < end:
-            length, body = _length_at(data, start + 1)
+            length, body = _length_at(data, start + 1, end)
             following = body + length
             if length < 0 or following > end:
                 self._needed = following - start
@@ -93,9 +93,12 @@ class PacketReader:
         ident = data[topic_end:payload_start]
         if self._has_properties:
             # None of them matters here: aliases of topics come only to those who say that they take them (3.1.2.11.5).
-            length, payload_start = _length_at(data, payload_start)
-            payload_start += length
-            if length < 0 or payload_start > end:
+            if data[payload_start] == 0:  # as good as always
+                payload_start += 1
+            else:
+                length, payload_start = _length_at(data, payload_start, end)
+                payload_start += length
+            if payload_start > end:
                 raise MalformedPacket("a PUBLISH is too short for its properties")
         try:
             topic = data[start + 2 : topic_end].decode()
@@ -134,18 +137,18 @@ def puback_packets(ids: list[bytes]) -> bytes:
     return b"".join([_ACKNOWLEDGE + ident for ident in ids if ident])
 
 
-def _length_at(data: bytes, at: int) -> tuple[int, int]:
-    """A variable byte integer (1.5.5) and where it ends; -1, and as far as can be told, when it is not all there."""
+def _length_at(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A variable byte integer (1.5.5) and where it ends; -1, and where it may end, when it is not all there."""
     length = shift = 0
-    for place in range(at, min(at + 4, len(data))):
+    for place in range(at, min(at + 4, end)):
         digit = data[place]
         if digit < 0x80:
             return length | digit << shift, place + 1
         length |= (digit & 0x7F) << shift
         shift += 7
     if shift == 28:
-        raise MalformedPacket("the length of a packet has more than four digits")
-    return -1, len(data) + 2
+        raise MalformedPacket("a length has more than four digits")
+    return -1, end + 2
 
 
 def _length_digits(length: int) -> list[int]:
