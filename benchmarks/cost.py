@@ -28,7 +28,7 @@ MEANING = {
     "journal": "what changed written as JSON, to the disk",
     "events": "jobs told to all that watch",
     "call": "HTTP, and the job document checked",
-    "other": "the loop, the threads of the SDK, and what no rule knows",
+    "other": "the roll call of the devices, the loop, the threads of the SDK, and what no rule knows",
 }
 
 

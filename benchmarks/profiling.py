@@ -41,10 +41,13 @@ PLACES = (
      "engine"),
     (r"puppetmaster/(channels|devices)/", r"", "engine"),
     (r"puppetmaster/(teller|feeds|views|answers)\.py$|edges/http/streams\.py$|websockets", r"", "events"),
+    (r"puppetmaster/bus\.py$", r"subscribe", OTHER),
     (r"puppetmaster/(tunnels|bus|wire|packets)\.py$",
      r"read|receive|arriv|hand_over|handle|begin|_take$|_take_publish|puback|depth|destination_of|_Stream|length_at"
      r"|acknowledge$", "receive"),
     (r"puppetmaster/(tunnels|bus|wire|packets)\.py$", r"", "publish"),
+    (r"puppetmaster/(rollcall|observer)\.py$|gmqtt/subscription\.py$", r"", OTHER),
+    (r"gmqtt/", r"suback|subscri", OTHER),
     (r"gmqtt/", r"receive|read|parse|_handle_publish|_handler|on_message", "receive"),
     (r"gmqtt/", r"", "publish"),
     (r"puppetmaster/(edges|accounts)/|puppetmaster/(web|bodies|job_document|fields|queries|schemas|operations)\.py$"

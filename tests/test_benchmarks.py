@@ -221,6 +221,9 @@ def test_the_functions_that_take_the_most_come_first() -> None:
         ("encode", "puppetmaster/store/codec.py", "journal"),
         ("Feeds.tell", "puppetmaster/feeds.py", "events"),
         ("run", "uvicorn/server.py", "call"),
+        ("RollCall._ask", "puppetmaster/rollcall.py", OTHER),
+        ("Bus.unsubscribe", "puppetmaster/bus.py", OTHER),
+        ("SubscriptionsHandlerMixin._remove_subscriptions", "gmqtt/subscription.py", OTHER),
         ("run", "asyncio/events.py", None),
     ],
 )
