@@ -597,10 +597,11 @@ class Engine:
     def _end_job(self, job: Job, event: JobEvent, request_event: RequestEvent, reason: str, now: float) -> None:
         """End a job before its requests have, and them with it."""
         self._move_job(job, event, reason)
+        why = f"{_WITH_ITS_JOB[event]}: {reason}"
         for request_id in job.request_ids:
             request = self.requests[request_id]
-            if not request.is_final:
-                self._end(request, request_event, now, reason=f"{_WITH_ITS_JOB[event]}: {reason}")
+            if request.status not in REQUEST_FINAL:
+                self._end(request, request_event, now, reason=why)
         self._close(job, now)
 
     def _finish(self, job: Job, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Large jobs: made a slice at a time, and there as a whole or not at all."""
+"""Large jobs: made, and ended, a slice at a time, and there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -145,5 +145,60 @@ def test_a_store_that_fails_while_a_large_job_is_being_made_leaves_nothing_of_it
             await settle()
             assert bench.engine.jobs == {}
             assert bench.store.count(REQUESTS) == 0
+
+    run(main)
+
+
+def test_a_large_job_that_is_canceled_goes_to_the_store_in_slices_and_in_one_commit() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(large())
+            await settle()
+            bench.log.clear()
+            canceling = asyncio.create_task(bench.service.update_job(made["id"], {"status": "canceled"}))
+            await until(lambda: len(puts(bench)) == 2)
+            assert puts(bench) == [SLICE, SLICE]
+            assert bench.of("commit") == []
+            await canceling
+            kinds = [entry[:2] for entry in bench.log]
+            assert kinds.index(("put", JOBS)) < kinds.index(("commit",))
+            assert sum(puts(bench)) == SLICES * SLICE
+            assert len(bench.of("commit")) == 1
+
+    run(main)
+
+
+def test_whoever_reads_while_a_large_job_goes_to_the_store_sees_all_of_it() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(large())
+            await settle()
+            bench.log.clear()
+            canceling = asyncio.create_task(bench.service.update_job(made["id"], {"status": "canceled"}))
+            await until(lambda: len(puts(bench)) == 2)
+            small = asyncio.create_task(bench.service.create_job(job("elsewhere")))
+            shown = await bench.service.show_job(made["id"], {"status": "created"})
+            assert (shown["status"], shown["requests"]) == ("canceled", [])
+            _, made_meanwhile = await asyncio.gather(canceling, small)
+            for ident, status in ((made["id"], "canceled"), (made_meanwhile["id"], "dispatching")):
+                document = bench.store.durable(JOBS, ident)
+                assert document is not None
+                assert document["status"] == status
+
+    run(main)
+
+
+def test_a_result_is_kept_by_the_store_alone() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("a", "b"))
+            await settle()
+            await bench.answer(made["requests"][0], data={"long": "x" * 1000})
+            assert bench.engine.requests[made["requests"][0]].result is None
+            async with Bench(bench.store.reopen()) as again:
+                assert again.engine.requests[made["requests"][0]].result is None
+                await again.answer(made["requests"][1], destination="b")
+                shown = await again.service.show_request(made["requests"][0])
+                assert shown["__request"]["result"] == {"long": "x" * 1000}
 
     run(main)
