@@ -63,8 +63,9 @@ def _lines(table: str, changes: Changes) -> Iterator[bytes]:
         yield b"[%b]\n" % name
     for doc_id in changes.removed:
         yield b"[%b,%d]\n" % (name, doc_id)
-    for doc_id, document in changes.puts.items():
-        yield b"[%b,%d,%b]\n" % (name, doc_id, document)
+    put = b"[%b,%%d,%%b]\n" % name.replace(b"%", b"%%")
+    for row in changes.puts.items():
+        yield put % row
 
 
 class Replay:
