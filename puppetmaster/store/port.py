@@ -12,8 +12,9 @@ Document = dict[str, Any]
 class Store(Protocol):
     """Tables of documents that outlive the process.
 
-    Everything but :meth:`commit` and :meth:`close` is synchronous, works on memory, and is called on one
-    thread, the loop's. What is put and removed between two awaits is one unit: after a crash all of it is
+    Everything but :meth:`commit` and :meth:`close` is synchronous and called on one thread, the loop's. Writing works
+    on memory. Reading may read from the disk what was not changed lately, and raises FileUnavailable when the disk
+    refuses, and StoreCorrupt when it returns something else than was written; never a wrong document. What is put and removed between two awaits is one unit: after a crash all of it is
     there or nothing.
     """
 
@@ -40,7 +41,7 @@ class Store(Protocol):
         ...
 
     def get(self, table: str, doc_id: int) -> Document | None:
-        """Return a fresh copy of one document, or None. Never waits for the disk."""
+        """Return a fresh copy of one document, or None. May read from the disk, nearly always from the page cache."""
         ...
 
     def scan(self, table: str, ids: Iterable[int] | None = None) -> Iterator[tuple[int, Document]]:
@@ -72,6 +73,6 @@ class Store(Protocol):
         """Commit a last time and let go of the files; idempotent.
 
         Raises StoreUnavailable when the last commit failed; the files are let go of nevertheless. Reading
-        goes on working, from memory.
+        goes on working.
         """
         ...

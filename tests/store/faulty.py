@@ -40,6 +40,9 @@ class FaultyFileSystem(FileSystem):
         part = data[: self.most] if self.most else data
         return self._call("write", lambda: super(FaultyFileSystem, self).write(descriptor, part))
 
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        return self._call("read", lambda: super(FaultyFileSystem, self).read(descriptor, size, offset))
+
     def sync(self, descriptor: int) -> None:
         self._call("sync", lambda: super(FaultyFileSystem, self).sync(descriptor))
 
