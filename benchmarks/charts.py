@@ -183,7 +183,7 @@ def start(results: Results) -> Figure:
     for bar, row in zip(_bars(axes, names, values), rows[::-1], strict=True):
         bar.set(facecolor=GREY if row.baseline else BLUE)
     _label_bars(axes, values, ".1f", " s")
-    axes.set_title("From the start to the first answer over HTTP, seconds")
+    axes.set_title("Start until the first answer, seconds")
     return figure
 
 
