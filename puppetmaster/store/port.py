@@ -14,8 +14,8 @@ class Store(Protocol):
 
     Everything but :meth:`commit` and :meth:`close` is synchronous and called on one thread, the loop's. Writing works
     on memory. Reading may read from the disk what was not changed lately, and raises FileUnavailable when the disk
-    refuses, and StoreCorrupt when it returns something else than was written; never a wrong document. What is put and removed between two awaits is one unit: after a crash all of it is
-    there or nothing.
+    refuses, and StoreCorrupt when it returns something else than was written; never a wrong document. What is put and
+    removed between two awaits is one unit: after a crash all of it is there or nothing.
     """
 
     unavailable: str
