@@ -388,12 +388,14 @@ class Bus:
 
     async def unsubscribe(self, *topics: str) -> None:
         """Take subscriptions back; unknown topics are ignored."""
-        removed = [topic for topic in topics if topic in self._topics]
+        removed = frozenset(topics).intersection(self._topics)
         self._topics = [topic for topic in self._topics if topic not in removed]
         if removed and self.connected and self._client is not None:
             with contextlib.suppress(OverflowError):  # its session is clean, or the topic ends with the program
                 # As bytes: gmqtt counts the characters of a text for its length, and the broker hangs up.
-                self._client.unsubscribe([topic.encode() for topic in removed])
+                self._client.unsubscribe([topic.encode() for topic in sorted(removed)])
+            # It does not know its subscriptions by these, would keep them all and look through them at every answer.
+            self._client.subscriptions = [kept for kept in self._client.subscriptions if kept.topic not in removed]
 
     # The connection
 

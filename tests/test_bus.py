@@ -625,6 +625,20 @@ def test_messages_are_handled_side_by_side_and_many_may_wait_to_be_acknowledged(
     run(main)
 
 
+def test_nothing_is_kept_of_subscriptions_that_were_taken_back(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        async with connected(broker, "fickle", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            for number in range(5):
+                topics = [f"/{number}/{place}" for place in range(100)]
+                await bus.subscribe(*topics)
+                await bus.unsubscribe(*topics)
+            assert bus._client is not None
+            assert [kept.topic for kept in bus._client.subscriptions] == ["/t"]
+
+    run(main)
+
+
 def test_a_subscription_can_be_taken_back(broker: BrokerProcess) -> None:
     async def main() -> None:
         async with connected(broker, "fickle", topics=["/kept"]) as (bus, inbox):
