@@ -27,19 +27,21 @@ class Draft:
         """The last request to each destination."""
         self._line_up = line_up
 
-    def make(self, count: int) -> list[Request]:
+    def make(self, count: int) -> dict[int, Request]:
         """Make the next ``count`` requests, chained to those before them to the same destination; none are left when
         it returns none."""
-        job, last, made = self.job, self._last, []
+        job, last, ident = self.job, self._last, self._next_id
+        made: dict[int, Request] = {}
         for number, destination in islice(self._rest, count):
-            request = Request(id=self._next_id, job=job, message_number=number, destination=destination)
-            self._next_id += 1
+            request = Request(id=ident, job=job, message_number=number, destination=destination)
             previous = last.get(destination)
             if previous is None:
                 request.is_head = True
                 self._line_up(request)
             else:
-                previous.next_id = request.id
-            last[destination] = self.requests[request.id] = request
-            made.append(request)
+                previous.next_id = ident
+            last[destination] = made[ident] = request
+            ident += 1
+        self._next_id = ident
+        self.requests.update(made)
         return made

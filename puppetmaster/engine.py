@@ -505,7 +505,7 @@ class Engine:
     def _adopt(self, draft: Draft) -> None:
         """Take the requests of a job over, the rest of them made at once."""
         job = draft.job
-        self._effects.requests.update((request.id, request) for request in draft.make(job.total_count))
+        self._effects.requests.update(draft.make(job.total_count))
         self.requests.update(draft.requests)
         self._register(job)
         job.counts[RequestStatus.CREATED] = job.total_count

@@ -521,7 +521,7 @@ class Service:
             draft = self._engine.draft(spec, self._now())
             try:
                 while made := draft.make(SLICE):
-                    self._put_requests(made)
+                    self._put_requests(made.values())
                     await asyncio.sleep(0)
                     self._check_store()
             except BaseException:
