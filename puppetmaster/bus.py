@@ -70,6 +70,9 @@ DENIED = "it does not take the user or the password"
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
+MQTT_3_1_1 = MQTTv311
+"""The older version, without limits and without reasons."""
+
 _REFUSED_VERSION = (1, 132)
 
 _DENIED = (4, 5, 134, 135)  # MQTT 3.1.1 (3.2.2.3) and 5 (3.2.2.2)
@@ -256,6 +259,7 @@ class Bus:
     :param persistent: keep the session at the broker while we are away (needs a stable ``client_id``).
     :param on_connect: called after every connect with the broker's session-present flag.
     :param on_disconnect: called when an established connection breaks.
+    :param version: of MQTT, to try first.
 
     What is published while there is no connection is kept and sent when there is one (QoS 1 and 2).
     """
@@ -272,6 +276,7 @@ class Bus:
         on_connect: Callable[[bool], None] | None = None,
         on_disconnect: Callable[[], None] | None = None,
         will: Will | None = None,
+        version: int = MQTTv50,
     ) -> None:
         self.address = address
         self.client_id = client_id
@@ -293,7 +298,7 @@ class Bus:
         self._unacknowledged: dict[int, _Publication] = {}
         self._unacknowledged_bytes = 0
         self._capacity = MAX_UNACKNOWLEDGED
-        self._version = MQTTv50
+        self._version = version
         self._best_version = MQTTv311
         """What the broker is known to speak: one that only stalled is not spoken to in the older one for ever."""
         self._was_connected = False
@@ -344,6 +349,11 @@ class Bus:
         return True
 
     # Speaking
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is published now goes out at once: there is a connection, and the broker takes more on it."""
+        return self.connected and not self._waiting and self._has_room()
 
     def publish(
         self,

@@ -1,7 +1,10 @@
-"""The data plane: requests to the devices and their answers, over one MQTT connection with a persistent session.
+"""The data plane: requests to the devices and their answers, over an MQTT connection with a persistent session.
 
 An answer is acknowledged to the broker when it is on disk. A kill at any moment loses none: the broker keeps the
 session under our client id and sends again what was not acknowledged.
+
+In MQTT 5 a broker limits what may be on its way to it, Mosquitto to 20 messages. Requests beyond that go over a second
+connection, in 3.1.1, which has no such limit.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import partial
 
 from puppetmaster import wire
 from puppetmaster.address import BrokerAddress
-from puppetmaster.bus import Bus, Will
+from puppetmaster.bus import MQTT_3_1_1, Bus, Will
 from puppetmaster.documents import Document
 from puppetmaster.effects import Change
 from puppetmaster.errors import BusError
@@ -80,6 +83,9 @@ class Tunnels:
             on_disconnect=self._disconnected,
             will=Will(wire.presence_topic(instance), wire.encode({"connection": "offline"})),
         )
+        self._overflow = Bus(address, f"puppetmaster-{instance}-requests", version=MQTT_3_1_1)
+        """Takes the requests that the broker does not take on the other connection at once."""
+        self._opening: asyncio.Task[None] | None = None
         self.teller.online(False)
 
     def serve(self, service: Service) -> None:
@@ -100,6 +106,7 @@ class Tunnels:
     async def start(self) -> None:
         """Connect, however long it takes."""
         await self._bus.start()
+        self._opening = asyncio.create_task(self._overflow.start(), name="tunnels-overflow")
         self._reporter = asyncio.create_task(self._report(), name="tunnels-report")
         await self._sweep()
 
@@ -120,8 +127,10 @@ class Tunnels:
 
     async def close(self) -> None:
         """Tell what is untold, say goodbye and leave; the session stays at the broker."""
-        if self._reporter is not None:
-            self._reporter.cancel()
+        for task in (self._reporter, self._opening):
+            if task is not None:
+                task.cancel()
+        await self._overflow.close()
         if self._bus.connected:
             self.teller.flush()
             self._publish_presence("offline")
@@ -133,7 +142,9 @@ class Tunnels:
         """Publish a request, as long as it is wanted."""
         assert self._service is not None
         topic, payload = self._codec.write(request)
-        self._bus.publish(
+        # Over the first as long as it takes them: in MQTT 5 the broker says what it refuses.
+        bus = self._bus if self._bus.has_room or not self._overflow.connected else self._overflow
+        bus.publish(
             topic,
             payload if len(payload) < LARGE else lambda: self._codec.write(request)[1],
             qos=self._qos,
@@ -146,6 +157,9 @@ class Tunnels:
         if request.message.resource == wire.COMMANDS and not self._codec.through_controller(request):
             topic, payload = self._codec.write_abort(request)
             self._bus.publish(topic, payload)
+            if self._overflow.connected and (request.sent_at is None or request.attempt > 1):
+                # The request may still be on its way to the broker, and this must not overtake it; twice does no harm.
+                self._overflow.publish(topic, payload)
 
     def publish_output(self, destination: str, request_id: int, payload: bytes) -> None:
         """Publish output of a command that runs on this machine, as its device would."""
