@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import socket
 import time
 from collections import deque
@@ -160,7 +161,8 @@ class _Stream(asyncio.Protocol):
     def __init__(self, client: _Client, connection: Any) -> None:
         self._client, self._connection = client, connection
         self._gmqtt: asyncio.Protocol = connection._protocol
-        self._socket = connection._transport.get_extra_info("socket")
+        # One of our own: uvloop's makes another socket for every call.
+        self._socket = socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno()))
         self._reader = PacketReader(has_properties=client.has_properties)
 
     def data_received(self, data: bytes) -> None:
@@ -183,6 +185,7 @@ class _Stream(asyncio.Protocol):
         return self._gmqtt.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._socket.close()
         self._gmqtt.connection_lost(exc)
 
     def pause_writing(self) -> None:
