@@ -331,12 +331,12 @@ class Engine:
 
     # Inputs: the bus
 
-    def accepted(self, request_id: int, attempt: int, now: float) -> None:
-        """The broker has this attempt of a request."""
+    def accepted(self, request_id: int, attempt: int, at: float) -> None:
+        """The broker has this attempt of a request, since a time that may be over for a while."""
         request = self._window.out.get(request_id)
         if request is None or request.attempt != attempt or request.status is not _CREATED:
             return
-        request.sent_at = now
+        request.sent_at = at
         self._move(request, RequestEvent.ACCEPT, "the broker has it")
 
     def answer(self, destination: str, request_id: int, code: int, data: Any, now: float) -> Verdict:

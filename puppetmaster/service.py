@@ -60,6 +60,10 @@ STORE_RETRY = 1.0
 RETIRE_INTERVAL = 60.0
 """Seconds between two looks for finished jobs that are too old."""
 
+ACCEPTED_DELAY = 0.05
+"""Seconds that the broker's word on a request may wait for the device's: most answer sooner. Then the request is
+written once in place of twice, and its answer waits for no commit that is about the broker alone. Reads don't wait."""
+
 SCAN_CHUNK = 250
 """Documents that are looked at before the loop gets a turn: about a millisecond, unless the answers are long."""
 
@@ -156,6 +160,9 @@ class Service:
         """The steps of a staging that stands still."""
         self._closing = False
         self._committing = False
+        self._accepted: dict[int, tuple[int, float]] = {}
+        """What the broker has and the engine does not know of, with the attempt and the time, by the request's id."""
+        self._noting: asyncio.TimerHandle | None = None
         self._batch = self._new_batch()
         self._cycle: asyncio.Task[None] | None = None
 
@@ -202,6 +209,7 @@ class Service:
         """Save what has gathered and stop."""
         if self._cycle is None:
             return
+        self._note_accepted()
         self._closing = True
         self._engine.hold(True)
         self._work.set()
@@ -240,9 +248,26 @@ class Service:
         return self._engine.out_to(destination)
 
     def accepted(self, request: Request, attempt: int) -> None:
-        """The broker has a request."""
-        self._engine.accepted(request.id, attempt, self._now())
-        self._work.set()
+        """The broker has a request; see ACCEPTED_DELAY."""
+        self._accepted[request.id] = attempt, self._now()
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(ACCEPTED_DELAY, self._note_accepted)
+
+    def _note_accepted(self) -> None:
+        """Have the engine know what the broker has."""
+        if self._noting is not None:
+            self._noting.cancel()
+            self._noting = None
+        if self._accepted:
+            accepted, self._accepted = self._accepted, {}
+            for request_id, (attempt, at) in accepted.items():
+                self._engine.accepted(request_id, attempt, at)
+            self._work.set()
+
+    def _note_accepted_one(self, request_id: int) -> None:
+        noted = self._accepted.pop(request_id, None)
+        if noted is not None:
+            self._engine.accepted(request_id, *noted)
 
     def know_who_is_away(self, known: bool) -> None:
         """Tell whether the devices have had the time to say whether they are there."""
@@ -256,6 +281,7 @@ class Service:
 
     def take(self, answer: Answer) -> Verdict:
         """A device answered; what that changes is on disk when :meth:`durable` returns."""
+        self._note_accepted_one(answer.request_id)
         verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
         if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
             verdict = Verdict.APPLIED
@@ -263,6 +289,7 @@ class Service:
 
     def refuse(self, destination: str, request_id: int, reason: str) -> Verdict:
         """A device answered with more than can be taken; durable as in :meth:`take`."""
+        self._note_accepted_one(request_id)
         verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
         return self._noted(verdict, destination, request_id)
 
@@ -409,6 +436,7 @@ class Service:
         update = self._reader.update(document)
         job = self._engine.job(job_id)
         self._check_store()
+        self._note_accepted()
         now = self._now()
         limits = update.to_limits(job.limits)
         if limits != job.limits:
@@ -429,6 +457,7 @@ class Service:
         """
         self._engine.job(job_id)
         self._check_store()
+        self._note_accepted()
         job = self._engine.remove(job_id, self._now())
         view = views.job_view(job_id, job_to_document(job))
         await self._changed()
@@ -463,6 +492,7 @@ class Service:
         :raises StoreUnavailable: see :meth:`_changed`.
         """
         self._check_store()
+        self._note_accepted()
         try:
             self._engine.cancel_request(request_id, self._now())
         except RequestNotFound:
@@ -741,7 +771,8 @@ class Service:
         return batch
 
     def _stage(self) -> None:
-        """Bring the store's documents up to date with the engine, and note what follows."""
+        """Bring the store's documents up to date with all that is known, and note what follows."""
+        self._note_accepted()
         for _ in self._staging():
             pass
 
