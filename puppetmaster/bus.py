@@ -63,6 +63,10 @@ MAX_UNACKNOWLEDGED_BYTES = 8 * 1024 * 1024
 """Bytes that may be on their way at once: each lies in memory three times until the broker has it (the payload, gmqtt's
 packet, what the socket did not take). A larger message goes alone."""
 
+MAX_BATCH = 128
+"""Messages that are handed over in one go. A read may bring a thousand; between two batches the loop has a turn, so
+that what follows from the first is on its way while the next is looked at."""
+
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
 
@@ -83,8 +87,8 @@ MessageHandler = Callable[[str, bytes], "Awaitable[None] | None"]
 all when it raises; a plain function's message is acknowledged before the call."""
 
 BatchHandler = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
-"""Gets topic and payload of all messages that came in one go, up to some thousand, in their order. They are
-acknowledged together, as those of a coroutine function are."""
+"""Gets topic and payload of messages that came in one go, up to MAX_BATCH, in their order. They are acknowledged
+together, as those of a coroutine function are."""
 
 
 @dataclass(slots=True, eq=False)
@@ -291,6 +295,8 @@ class Bus:
         self._on_message: Callable[[str, bytes], Any] = on_message or _ignore
         self._on_messages = on_messages
         self._acknowledges_first = not inspect.iscoroutinefunction(on_message)
+        self._batches: deque[tuple[_Client, Sequence[tuple[str, bytes]], list[bytes]]] = deque()
+        self._is_handing_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
@@ -381,9 +387,10 @@ class Bus:
                 if done is not None:
                     done()
             return
-        self._waiting.append(_Publication(topic, payload, qos, retain, done, wanted))
         self._idle.clear()
-        self._pump()
+        self._waiting.append(_Publication(topic, payload, qos, retain, done, wanted))
+        if len(self._waiting) == 1:  # else those before it wait for the broker
+            self._pump()
 
     async def subscribe(self, *topics: str) -> None:
         """Subscribe to more topics, now and after every reconnect; returns when the broker confirmed them.
@@ -586,7 +593,11 @@ class Bus:
         if not arrival.messages:
             return
         if self._on_messages is not None:
-            self._begin(self._on_messages(arrival.messages), client, arrival.ids)
+            for start in range(0, len(arrival.messages), MAX_BATCH):
+                part = slice(start, start + MAX_BATCH)
+                self._batches.append((client, arrival.messages[part], arrival.ids[part]))
+            if not self._is_handing_over:
+                self._hand_over_batch(self._on_messages)
         elif self._acknowledges_first:
             client.acknowledge(arrival.ids)
             for topic, payload in arrival.messages:
@@ -594,6 +605,13 @@ class Bus:
         else:
             for (topic, payload), ident in zip(arrival.messages, arrival.ids, strict=True):
                 self._begin(self._on_message(topic, payload), client, [ident])
+
+    def _hand_over_batch(self, handler: BatchHandler) -> None:
+        client, messages, ids = self._batches.popleft()
+        self._begin(handler(messages), client, ids)
+        self._is_handing_over = bool(self._batches)
+        if self._batches:
+            asyncio.get_running_loop().call_soon(self._hand_over_batch, handler)
 
     def _hand_over(self, topic: str, payload: bytes) -> None:
         try:

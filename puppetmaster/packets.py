@@ -67,7 +67,11 @@ class PacketReader:
             self._unfinished.clear()
         start, end = 0, len(data)
         while start < end:
-            length, body = _length_at(data, start + 1, end)
+            body = start + 2
+            if body <= end and data[start + 1] < 0x80:  # as good as always; the call would be a third of this
+                length = data[start + 1]
+            else:
+                length, body = _length_at(data, start + 1, end)
             following = body + length
             if length < 0 or following > end:
                 self._needed = following - start
@@ -86,7 +90,9 @@ class PacketReader:
         return arrival
 
     def _take_publish(self, arrival: Arrival, data: bytes, start: int, end: int, qos: int) -> None:
-        topic_end = start + 2 + int.from_bytes(data[start : start + 2], "big")
+        if end - start < 2:
+            raise MalformedPacket("a PUBLISH has no topic")
+        topic_end = start + 2 + (data[start] << 8 | data[start + 1])
         payload_start = topic_end + qos  # QoS 1 is 2 in the header, and its id has two bytes
         if payload_start > end - self._has_properties:
             raise MalformedPacket("a PUBLISH is too short for its topic")

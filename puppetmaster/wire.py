@@ -194,7 +194,7 @@ class Codec:
         :raises MalformedAnswer: when it is none.
         """
         destination = self.destination_of(topic)
-        if depth_of(payload) > MAX_DEPTH:
+        if len(payload) > 2 * MAX_DEPTH and depth_of(payload) > MAX_DEPTH:  # a shorter one has not the brackets
             raise MalformedAnswer(f"it is nested more than {MAX_DEPTH} levels deep")
         try:
             document = orjson.loads(payload)
@@ -285,8 +285,9 @@ def _without_escapes(payload: bytes) -> bytes:
 
 def depth_of(payload: bytes) -> int:
     """How deep a JSON text nests at the most, without parsing it; texts inside of it don't count."""
-    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
-        return payload.count(b"[") + payload.count(b"{")  # it can't be deeper, and is not worth a closer look
+    brackets = payload.count(b"[") + payload.count(b"{")
+    if brackets <= MAX_DEPTH:
+        return brackets  # it can't be deeper, and is not worth a closer look
     depth = deepest = 0
     for found in _BRACKETS.finditer(_without_escapes(payload)):
         if found.group() in (b"[", b"{"):

@@ -53,19 +53,20 @@ class GroupCommit:
         Raises StoreUnavailable when it failed. Cancelling one caller does not disturb the others.
         """
         loop = asyncio.get_running_loop()
-        if self._boarding is None or self._boarding.loop is not loop:
-            self._boarding = _Passengers(loop)
-            self._call_at_departure(self._boarding)
-        await self._boarding.join()
-
-    def _call_at_departure(self, passengers: _Passengers) -> None:
-        if self._flight is None or self._flight.done():
-            # Not at once: everybody who is ready in this round of the loop comes along.
-            passengers.loop.call_soon(self._take_off, passengers)
-        else:
-            _when_landed(self._flight, passengers.loop, lambda _: self._take_off(passengers))
+        boarding, is_free = self._boarding, self._flight is None or self._flight.done()
+        if boarding is None or boarding.loop is not loop:
+            boarding = self._boarding = _Passengers(loop)
+            if self._flight is not None and not is_free:
+                _when_landed(self._flight, loop, lambda _: self._take_off(boarding))
+        waiter = boarding.join()
+        if is_free:
+            # At once: the next round of the loop may be a millisecond away. Who comes too late shares the next one.
+            self._take_off(boarding)
+        await waiter
 
     def _take_off(self, passengers: _Passengers) -> None:
+        if self._boarding is not passengers:
+            return  # they have left, with somebody who came when the write before had just landed
         self._boarding = None
         try:
             written, self._flight = self._depart()
