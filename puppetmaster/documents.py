@@ -158,7 +158,7 @@ def targets_from_document(document: Mapping[str, Any]) -> Targets:
 def request_to_document(request: Request) -> Document:
     """A request as it is stored."""
     document: Document
-    if request.attempt or request.reason != "created":
+    if request.sent_at is not None or request.reason != "created":
         document = {
             "job": request.job.id,
             "destination": request.destination,
@@ -176,6 +176,8 @@ def request_to_document(request: Request) -> Document:
             "message": request.message_number,
             "status": REQUEST_WORDS[request.status],
         }
+        if request.attempt:
+            document["attempt"] = request.attempt
     if request.retry_at:
         document["retryAt"] = request.retry_at
     if request.finished_at is not None:

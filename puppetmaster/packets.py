@@ -7,7 +7,6 @@ Here everything that came with one read of the socket is taken apart in one go. 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 
 MAX_LENGTH = 268_435_455
@@ -127,11 +126,12 @@ def publish_packet(
     length = 2 + len(name) + (2 if qos else 0) + has_properties + len(payload)
     if len(name) > 0xFFFF or length > MAX_LENGTH:
         raise ValueError(f"a message of {len(payload)} bytes on a topic of {len(name)} is too long for MQTT")
+    head = _PUBLISH | qos << 1 | retain
     parts = (
-        bytes((_PUBLISH | qos << 1 | retain, *_length_digits(length))),
-        struct.pack("!H", len(name)),
+        bytes((head, length)) if length < 0x80 else bytes((head, *_length_digits(length))),
+        len(name).to_bytes(2, "big"),
         name,
-        struct.pack("!H", ident) if qos else b"",
+        ident.to_bytes(2, "big") if qos else b"",
         _NO_PROPERTIES if has_properties else b"",
         payload,
     )
