@@ -47,13 +47,22 @@ class GroupCommit:
         self._flight: Future[None] | None = None
         self._boarding: _Passengers | None = None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something is being written."""
+        return self._flight is not None and not self._flight.done()
+
+    def wait_for(self, work: Future[None]) -> None:
+        """Have the next write wait for other work of the thread; only while nothing is under way."""
+        self._flight = work
+
     async def commit(self) -> None:
         """Return when a write that departs after this call has landed.
 
         Raises StoreUnavailable when it failed. Cancelling one caller does not disturb the others.
         """
         loop = asyncio.get_running_loop()
-        boarding, is_free = self._boarding, self._flight is None or self._flight.done()
+        boarding, is_free = self._boarding, not self.is_under_way
         if boarding is None or boarding.loop is not loop:
             boarding = self._boarding = _Passengers(loop)
             if self._flight is not None and not is_free:

@@ -44,6 +44,9 @@ MIN_COMPACTION_SIZE = 8 << 20
 MAX_COMPACTION_SIZE = 64 << 20
 """Bytes of journal above which compacting always is worth it: what it holds is in memory until then."""
 
+MIN_QUIET_SIZE = 1 << 20
+"""Bytes of journal below which compacting is not worth it even when there is nothing else to do."""
+
 _NEW_SNAPSHOT = os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -98,6 +101,10 @@ class Journal:
         """Is it time for :meth:`rewrite`?"""
         return self.size > self._limit
 
+    def is_worth_tidying(self) -> bool:
+        """Is :meth:`rewrite` worth it while there is nothing else to write? An eighth of the snapshot is."""
+        return self.size > self._quiet_limit
+
     def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
         """Replace snapshot and journal by a new generation; the journal can be trusted then.
 
@@ -112,6 +119,7 @@ class Journal:
         generation = self._highest
         # A refused compaction is not tried again with every commit.
         self._limit = self.size + MIN_COMPACTION_SIZE
+        self._quiet_limit = self.size + MIN_QUIET_SIZE
         descriptor, snapshot_size, stored = self._prepare(generation, tables)
         self.trusted = False
         try:
@@ -138,7 +146,7 @@ class Journal:
         start = self._load_start()
         self.tables, self._generation = start.tables, start.generation
         self._highest = max([start.generation, *self._journals()])
-        self._limit = _limit(self._size_of(self._snapshot))
+        self._set_limits(self._size_of(self._snapshot))
         self._sequence, self.size, torn = self._replay()
         self._refuse_journals_of_the_future()
         if start.sealed:
@@ -268,8 +276,12 @@ class Journal:
             self._close_quietly(self._descriptor)
         self._descriptor, self._generation = descriptor, generation
         self._sequence = self.size = 0
-        self._limit = _limit(snapshot_size)
+        self._set_limits(snapshot_size)
         self.trusted = True
+
+    def _set_limits(self, snapshot_size: int) -> None:
+        self._limit = _limit(snapshot_size)
+        self._quiet_limit = max(MIN_QUIET_SIZE, snapshot_size // 8)
 
     def _remove_leftovers(self) -> None:
         self._remove_quietly(self._temporary)
@@ -308,12 +320,12 @@ class Journal:
             self._files.close(descriptor)
 
 
-def _limit(snapshot_size: int) -> int:
-    """The size of a journal that is due for a compaction."""
-    return max(MIN_COMPACTION_SIZE, min(2 * snapshot_size, MAX_COMPACTION_SIZE))
-
-
 def unavailable(error: OSError) -> StoreUnavailable:
     """Translate an error of the system."""
     where = f" ({error.filename})" if error.filename else ""
     return StoreUnavailable(f"{error.strerror or error}{where}")
+
+
+def _limit(snapshot_size: int) -> int:
+    """The size of a journal that is due for a compaction."""
+    return max(MIN_COMPACTION_SIZE, min(2 * snapshot_size, MAX_COMPACTION_SIZE))

@@ -23,6 +23,9 @@ from puppetmaster.store.table import JournalDB, JournalTable
 log = logging.getLogger(__name__)
 
 
+QUIET = 1.0
+"""Seconds without a commit after which there is time for a compaction: what a journal holds is in memory until then."""
+
 OnCommit = Callable[[float], None]
 """Is told the seconds that a commit took to be written and synced, in the writer's thread; must not raise."""
 
@@ -46,6 +49,7 @@ class TinyStore:
         self._db = JournalDB(self._ledger)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-store")
         self._group = GroupCommit(self._depart)
+        self._quiet: asyncio.TimerHandle | None = None
 
     @classmethod
     def open(
@@ -104,12 +108,17 @@ class TinyStore:
             self.unavailable = error.reason
             raise
         self.unavailable = ""
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._quiet = asyncio.get_running_loop().call_later(QUIET, self._tidy)
 
     async def close(self) -> None:
         """See Store. What the journal holds goes to the snapshot, so that any TinyDB can read all of it."""
         if self._ledger.closed:
             return
         self._ledger.close()
+        if self._quiet is not None:
+            self._quiet.cancel()
         try:
             await self._group.commit()
             if self._journal.size:
@@ -139,6 +148,11 @@ class TinyStore:
         if compacting:
             return written, self._writer.submit(self._compact, self._ledger.freeze())
         return written, written
+
+    def _tidy(self) -> None:
+        """Compact while nobody waits for the disk, if there is nothing to be written and it is worth it."""
+        if not (self._group.is_under_way or self._ledger.changed) and self._journal.is_worth_tidying():
+            self._group.wait_for(self._writer.submit(self._compact, self._ledger.freeze()))
 
     # All three run in the writer thread.
 

@@ -307,3 +307,45 @@ def test_a_removed_row_is_never_looked_for_below():
         del table[2]
     assert list(table) == [1]
     assert 2 not in table
+
+
+def test_what_a_journal_holds_goes_to_the_snapshot_when_there_is_nothing_else_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MIN_QUIET_SIZE", 500)
+    monkeypatch.setattr("puppetmaster.store.tiny.QUIET", 0.0)
+
+    async def main() -> None:
+        store = TinyStore.open(tmp_path, files=QuickFileSystem())
+        store.put("requests", {1: text(1)})
+        await store.commit()
+        await asyncio.sleep(0.05)
+        assert store._journal.size > 0, "a small one is not worth it"
+        for number in range(2, 20):
+            store.put("requests", {number: text(number)})
+        await store.commit()
+        await asyncio.sleep(0.05)  # its turn comes in the next round of the loop
+        store._writer.submit(lambda: None).result()
+        assert store._journal.size == 0
+        assert store._ledger.rows("requests").size_in_memory < 1000
+        store.put("requests", {20: text(20)})
+        await store.commit()
+        assert [number for number, _ in store.scan("requests")] == list(range(1, 21))
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_nothing_is_compacted_by_the_way_that_is_not_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MIN_QUIET_SIZE", 0)
+    monkeypatch.setattr("puppetmaster.store.tiny.QUIET", 0.0)
+
+    async def main() -> None:
+        store = TinyStore.open(tmp_path, files=QuickFileSystem())
+        store.put("requests", {1: text(1)})
+        await store.commit()
+        size = store._journal.size
+        store.put("requests", {2: text(2)})
+        await asyncio.sleep(0.05)
+        assert store._journal.size == size
+        await store.close()
+
+    asyncio.run(main())
