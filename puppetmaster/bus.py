@@ -221,7 +221,7 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
     def send(self, topic: str, payload: bytes, qos: int, retain: bool) -> int:
         """Publish; returns the id by which the broker acknowledges it.
 
-        :raises OverflowError: when the broker takes no more at a time.
+        :raises OverflowError: when there is none that is free.
         """
         if qos == 2:
             self.publish(topic, payload, qos=2, retain=retain)
@@ -231,6 +231,15 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
             publish_packet(topic, payload, ident, qos=qos, retain=retain, has_properties=self.has_properties)
         )
         return int(ident)
+
+    def take_limit(self) -> int:
+        """How many messages the broker takes at a time, which is the caller's to keep from now on.
+
+        gmqtt keeps it by giving out fewer ids: one too few, those of subscriptions among them, and all where it is 1.
+        """
+        handler = self._package_handler
+        handler.id_generator._max = handler._default_id_max
+        return max(1, int(handler._connack_properties.get("receive_maximum", [MAX_UNACKNOWLEDGED])[0]))
 
     def forget(self, ident: int) -> None:
         """The broker has acknowledged it: its id may be given away again."""
@@ -465,6 +474,7 @@ class Bus:
         client.on_connect = self._accepted
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._confirmed
+        client.on_unsubscribe = self._removed
         client.on_refused = self._refused
         return client
 
@@ -507,7 +517,7 @@ class Bus:
             await asyncio.gather(connecting, lost, return_exceptions=True)
         if self._lost.is_set():
             return "it closed the connection"
-        self._established()
+        self._established(client)
         return ""
 
     async def _dial(self, client: _Client) -> None:
@@ -520,13 +530,13 @@ class Bus:
         # A broker that speaks MQTT 3.1.1 only closes the connection on a CONNECT of version 5, or says nothing.
         self._version = MQTTv311 if self._version == MQTTv50 else MQTTv50
 
-    def _established(self) -> None:
+    def _established(self, client: _Client) -> None:
         self.connected = True
         self._best_version = max(self._best_version, self._version)
         if self._was_connected:
             self.reconnects += 1
         self._was_connected = True
-        self._capacity = MAX_UNACKNOWLEDGED
+        self._capacity = min(MAX_UNACKNOWLEDGED, client.take_limit())
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())
         self._unacknowledged.clear()
@@ -567,6 +577,9 @@ class Bus:
                 waiter.set_exception(BusError(f"it refuses the subscription to {refused[0]}; see its access rights"))
             else:
                 waiter.set_result(None)
+        self._pump()
+
+    def _removed(self, client: object, mid: int, reasons: Sequence[int]) -> None:
         self._pump()
 
     def _refused(self, mid: int, reason: int) -> None:
@@ -657,9 +670,7 @@ class Bus:
             try:
                 ident = client.send(entry.topic, payload, entry.qos, entry.retain)
             except OverflowError:
-                # The broker takes no more at a time (its receive maximum); each acknowledgement comes back here.
-                self._capacity = max(1, len(self._unacknowledged))
-                return
+                return  # thousands of subscriptions have the ids; their acknowledgements come back here
             self._waiting.popleft()
             self._unacknowledged[ident] = entry
             entry.size = len(payload)
