@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
@@ -118,6 +118,11 @@ class Engine:
         """Take the effects of all inputs since the last call."""
         effects, self._effects = self._effects, Effects()
         return effects
+
+    @property
+    def unsaved(self) -> Mapping[int, Request]:
+        """The requests that have changed since :meth:`drain`, by id."""
+        return self._effects.requests
 
     def next_wake(self) -> float | None:
         """When :meth:`tick` has something to do, as far as can be told now."""

@@ -813,11 +813,13 @@ class Service:
         self._stage_next_id()
 
     def _put_requests(self, requests: Iterable[Request]) -> None:
-        documents = {}
+        documents, unsaved = {}, self._engine.unsaved
         for request in requests:
             documents[request.id] = request_to_document(request)
-            if request.result is not None:
-                request.result = None  # the store has it: no answer is kept twice, however large it is
+            # The store has the answer, which is not kept twice, however large it is. What has changed again since its
+            # slice was begun is put a second time, and must not be without its answer then.
+            if request.result is not None and request.id not in unsaved:
+                request.result = None
         self._store.put(REQUESTS, documents)
 
     def _stage_next_id(self) -> None:

@@ -202,3 +202,33 @@ def test_a_result_is_kept_by_the_store_alone() -> None:
                 assert shown["__request"]["result"] == {"long": "x" * 1000}
 
     run(main)
+
+
+def test_an_answer_that_comes_while_its_request_is_about_to_be_put_is_put_with_it_twice() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            many = await bench.service.create_job(large())
+            await bench.service.update_job(many["id"], {"status": "paused"})
+            one = await bench.service.create_job(job("a"))
+            await settle()
+            bench.log.clear()
+            bench.store.open.clear()  # so that all that follows is put together
+            work: list[asyncio.Task[Any]] = [asyncio.create_task(bench.service.create_job(job("elsewhere")))]
+            await settle()
+            work.append(asyncio.create_task(bench.service.update_job(many["id"], {"status": "canceled"})))
+            await settle()
+            work.append(bench.answer(one["requests"][0], 102, {"progress": 10}))
+            await settle()
+            bench.store.open.set()
+            await until(lambda: puts(bench).count(SLICE) == 2)
+            work.append(bench.answer(one["requests"][0], data={"precious": 1}))
+            await asyncio.gather(*work)
+            held = [one["requests"][0] in entry[2:] for entry in bench.of("put") if entry[1] == REQUESTS]
+            assert held.count(True) == 2
+            shown = await bench.service.show_request(one["requests"][0])
+            assert shown["__request"]["result"] == {"precious": 1}
+            request = bench.store.durable(REQUESTS, one["requests"][0])
+            assert request is not None
+            assert request["result"] == {"precious": 1}
+
+    run(main)
