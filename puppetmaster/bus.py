@@ -67,6 +67,10 @@ MAX_BATCH = 128
 """Messages that are handed over in one go. A read may bring a thousand; between two batches the loop has a turn, so
 that what follows from the first is on its way while the next is looked at."""
 
+CLOSE_TIMEOUT = 1.0
+"""Seconds that a broker which we leave has for what is still to be written. One that reads no more would hold the
+connection for a quarter of an hour, until the system gives up on it, and nobody would connect again before."""
+
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
 
@@ -144,8 +148,11 @@ class _Corked:
         self._gathered.append(data)
 
     def close(self) -> None:
+        if self._transport.is_closing():
+            return
         self._flush()
         self._transport.close()
+        self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def _flush(self) -> None:
         if self._gathered and not self._transport.is_closing():
@@ -555,7 +562,7 @@ class Bus:
 
     async def _discard(self, client: _Client) -> None:
         try:
-            await asyncio.wait_for(client.disconnect(), 1.0)
+            await asyncio.wait_for(client.disconnect(), 2 * CLOSE_TIMEOUT)
         except Exception as error:  # a client in any state of ruin is only to be let go
             logger.debug("while leaving the broker: %s", error,
                          extra={"event": "bus_left_badly", "client": self.client_id})

@@ -20,6 +20,7 @@ from puppetmaster.address import BrokerAddress
 from puppetmaster.bus import DENIED, MAX_UNACKNOWLEDGED_BYTES, Bus, Will
 from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
 from puppetmaster.errors import BusError
+from puppetmaster.loop import run as run_fast
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -91,6 +92,15 @@ async def published(bus: Bus, topic: str, *payloads: bytes, **options: Any) -> N
 
 def payloads(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
+
+
+def open_sockets() -> set[str]:
+    """Those of this process, where the system tells."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}
 
 
 # Coming and going
@@ -186,6 +196,33 @@ def test_a_connection_that_ends_before_its_subscription_is_confirmed_is_made_ane
             await bus.close(drain=0)
 
     run(main)
+
+
+def test_a_broker_that_reads_no_more_is_left_and_nothing_is_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("puppetmaster.bus.KEEPALIVE", 1)
+    monkeypatch.setattr("puppetmaster.bus.CLOSE_TIMEOUT", 0.1)
+
+    async def main(broker: BrokerProcess) -> None:
+        before = open_sockets()
+        async with connected(broker, "sender", topics=["/t"]) as (bus, inbox):
+            await inbox.up()
+            pid = broker.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                for _ in range(8):  # more than the system takes for a program that does not read
+                    bus.publish("/t", bytes(MAX_UNACKNOWLEDGED_BYTES // 8))
+                await within(inbox.downs.get())
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await inbox.up()
+            assert await bus.flush(TIMEOUT)
+        await asyncio.sleep(0)  # uvloop closes in the next turn
+        assert open_sockets() == before
+
+    with BrokerProcess() as broker:
+        asyncio.run(main(broker))
+        run_fast(main(broker))
 
 
 def test_a_start_with_a_limit_of_time_says_why_there_is_no_connection() -> None:
