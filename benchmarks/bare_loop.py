@@ -1,9 +1,8 @@
 """The baseline: gmqtt alone, a window of requests out, each answer sends the next.
 
-``python -m benchmarks.bare_loop PORT COUNT WINDOW DEVICES gathered|plain`` prints the seconds and its CPU seconds.
+``python -m benchmarks.bare_loop PORT COUNT WINDOW DEVICES`` prints the seconds and its CPU seconds.
 
-It writes no disk, keeps no state and tells nobody: what is left is the cost of MQTT itself in Python. ``gathered``
-sends what is written in one turn of the loop at once, which gmqtt by itself does not do.
+It writes no disk, keeps no state and tells nobody: what is left is the cost of MQTT itself in Python.
 """
 
 from __future__ import annotations
@@ -27,28 +26,7 @@ TIMEOUT = 120.0
 """Seconds for all answers."""
 
 
-class Gathered:
-    """A transport that sends what is written in one turn of the loop at once."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        """Keep it until the end of the turn."""
-        if not self._parts:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._parts.append(data)
-
-    def _flush(self) -> None:
-        self._transport.write(b"".join(self._parts))
-        self._parts.clear()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-async def main(port: int, count: int, window: int, names: list[str], *, gathered: bool) -> None:
+async def main(port: int, count: int, window: int, names: list[str]) -> None:
     """Send ``count`` requests, ``window`` at once, and wait for their answers."""
     logging.getLogger("gmqtt").setLevel(logging.CRITICAL)
     loop = asyncio.get_running_loop()
@@ -78,9 +56,6 @@ async def main(port: int, count: int, window: int, names: list[str], *, gathered
     client.on_message = on_message
     client.on_subscribe = lambda *args: subscribed.set_result(None)
     await client.connect("127.0.0.1", port, version=MQTTv311)
-    if gathered:
-        connection = client._connection
-        connection._transport = connection._protocol._transport = Gathered(connection._transport)
     client.subscribe("/remote/+/answer/bare", qos=1)
     await subscribed
     start, cpu = time.perf_counter(), time.process_time()
@@ -94,4 +69,4 @@ async def main(port: int, count: int, window: int, names: list[str], *, gathered
 if __name__ == "__main__":
     uvloop.install()
     port, count, window, devices = map(int, sys.argv[1:5])
-    asyncio.run(main(port, count, window, fleet(devices), gathered=sys.argv[5] == "gathered"))
+    asyncio.run(main(port, count, window, fleet(devices)))

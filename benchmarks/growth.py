@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.options import Options
 from benchmarks.results import Results
-from benchmarks.stand import Run, Stand
+from benchmarks.stand import Stand, Timed
 
 PART = "growth"
 
@@ -17,26 +15,26 @@ TARGET = "<= 1.15"
 
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
-    """Run jobs of each size, in each round on a fresh bundle.
+    """Run jobs of each size, in each round on a fresh bundle, in every second round the large ones first.
 
     Small jobs are run one after the other, each with devices of its own, until they are as many requests as fill a
     clock of the CPU that counts hundredths of a second.
     """
     sizes = QUICK_SIZES if options.quick else SIZES
     at_least = options.count(20_000, 1_000)
-    runs: dict[int, list[list[Run]]] = {size: [] for size in sizes}
+    runs: dict[int, list[Timed]] = {size: [] for size in sizes}
     async with Stand() as stand:
         for number in range(rounds):
             if number:
                 await stand.restart_bundle(fresh=True)
             await stand.run_job(sizes[-1])  # all devices are known then, to jobs of any size
-            for size in sizes:
+            for size in reversed(sizes) if number % 2 else sizes:
                 firsts = range(0, max(size, at_least), size)
-                runs[size].append([await stand.run_job(size, first=first) for first in firsts])
+                runs[size].append(Timed.together([await stand.run_job(size, first=first) for first in firsts]))
             told = ", ".join(f"{size:,}: {_cpu(runs[size][-1]):.0f}" for size in sizes)
             options.tell(PART, f"round {number + 1} of {rounds}: µs of CPU a request in jobs of {told}")
     for size in sizes:
-        several = len(runs[size][0])
+        several = runs[size][0].count // size
         note = f"{several} jobs, one after the other" if several > 1 else "one job"
         results.add(PART, cpu_of(size), map(_cpu, runs[size]), "µs a request", form=",.1f", note=note)
     for size in sizes:
@@ -59,9 +57,9 @@ def time_of(size: int) -> str:
     return f"time, jobs of {size:,}"
 
 
-def _cpu(runs: Sequence[Run]) -> float:
-    return sum(run.cpu["bundle"] for run in runs) / sum(run.count for run in runs) * 1e6
+def _cpu(timed: Timed) -> float:
+    return timed.cpu_microseconds("bundle")
 
 
-def _seconds(runs: Sequence[Run]) -> float:
-    return sum(run.seconds for run in runs) / sum(run.count for run in runs)
+def _seconds(timed: Timed) -> float:
+    return 1 / timed.rate

@@ -59,18 +59,20 @@ END_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """One job."""
+class Timed:
+    """Some requests, of one run or of several together."""
 
     count: int
     seconds: float
-    """From the call until the caller has seen its last state."""
+    """Of a job: from the call until the caller has seen its last state."""
     cpu: Mapping[str, float]
     """Seconds of CPU meanwhile, by process: bundle, broker, devices, controller."""
-    job: Mapping[str, Any]
-    """Its last state."""
-    asked: tuple[int, int]
-    """How many requests the devices had meanwhile, and how many bytes those had."""
+
+    @classmethod
+    def together(cls, runs: Sequence[Timed]) -> Timed:
+        """The sums of several runs."""
+        cpu = {name: sum(run.cpu[name] for run in runs) for name in runs[0].cpu}
+        return cls(sum(run.count for run in runs), sum(run.seconds for run in runs), cpu)
 
     @property
     def rate(self) -> float:
@@ -80,6 +82,14 @@ class Run:
     def cpu_microseconds(self, process: str) -> float:
         """CPU of a process for each request."""
         return self.cpu[process] / self.count * 1e6
+
+
+@dataclass(frozen=True)
+class Run(Timed):
+    """One job, or one run of what is measured in turn with it."""
+
+    asked: tuple[int, int]
+    """How many requests the devices had meanwhile, and how many bytes those had."""
 
 
 class Stand:
@@ -141,10 +151,12 @@ class Stand:
         await self.start_bundle()
 
     async def _end(self) -> None:
-        await self._disconnect()
-        for name in list(self._children):
-            self._stop(name)
-        self._files.close()
+        try:
+            await self._disconnect()
+        finally:  # whatever becomes of the connections, and however often somebody presses Ctrl-C
+            for name in list(self._children):
+                self._stop(name)
+            self._files.close()
 
     # The bundle
 
@@ -244,13 +256,13 @@ class Stand:
         destinations, served = self.names(count, first), await self.served()
         before, start = self.cpu(), time.perf_counter()
         made = await self.create_job(destinations, **fields)
-        job = await self.ended(made["id"], count)
+        await self.ended(made["id"], count)
         seconds, after = time.perf_counter() - start, self.cpu()
         requests, size = await self.served()
         if requests - served[0] != count:
             raise Failed(f"the devices were asked {requests - served[0]:,} times for {count:,} requests")
         cpu = {name: after[name] - before[name] for name in after}
-        return Run(count, seconds, cpu, job, (requests - served[0], size - served[1]))
+        return Run(count, seconds, cpu, (requests - served[0], size - served[1]))
 
     @asynccontextmanager
     async def load(self, count: int) -> AsyncIterator[int]:
@@ -334,7 +346,9 @@ class Stand:
     # Processes
 
     def _launch(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "PUPPETMASTER_BROKER": self.broker.address.url(), "PUPPETMASTER_LOG": "warning"}
+        # Of this program's own environment only what is not a setting: the bundle is measured as it comes.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PUPPETMASTER_")}
+        env |= {"PUPPETMASTER_BROKER": self.broker.address.url(), "PUPPETMASTER_LOG": "warning"}
         if name == "bundle":
             env |= {"PUPPETMASTER_DATA": str(self.data), "PUPPETMASTER_INSTANCE": INSTANCE,
                     "PUPPETMASTER_WINDOW": str(WINDOW), "PUPPETMASTER_HTTP": f"127.0.0.1:{self.port}",
