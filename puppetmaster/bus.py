@@ -67,6 +67,10 @@ MAX_BATCH = 128
 """Messages that are handed over in one go. A read may bring a thousand; between two batches the loop has a turn, so
 that what follows from the first is on its way while the next is looked at."""
 
+MAX_BATCHES = 32
+"""Batches that wait, from which on nothing more is read until all are handed over: a turn of the loop reads more than
+one batch, and what comes at QoS 0 has no other limit. What a read brings fits in."""
+
 CLOSE_TIMEOUT = 1.0
 """Seconds that a broker which we leave has for what is still to be written. One that reads no more would hold the
 connection for a quarter of an hour, until the system gives up on it, and nobody would connect again before."""
@@ -219,6 +223,8 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
     """Gets the id of a publication at QoS 2 and the broker's reason, before it is taken for acknowledged."""
     fault = ""
     """What the broker sent that ended the connection."""
+    reads = True
+    """Whether it takes what comes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -255,6 +261,13 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
     def acknowledge(self, ids: list[bytes]) -> None:
         """Acknowledge messages; without a connection nothing happens, and they come again."""
         self._connection._transport.write(puback_packets(ids))
+
+    def read_on(self, on: bool) -> None:
+        """Take what comes, or leave it to the broker to keep."""
+        transport = self._connection._transport
+        if on is not self.reads and not transport.is_closing():
+            self.reads = on
+            (transport.resume_reading if on else transport.pause_reading)()
 
     def _answered(self, handle: Callable[[int, bytes], None], command: int, packet: bytes) -> None:
         # MQTT 5 (3.5.2): the id, and the reason where it is not success.
@@ -323,9 +336,10 @@ class Bus:
         self._unacknowledged: dict[int, _Publication] = {}
         self._unacknowledged_bytes = 0
         self._capacity = MAX_UNACKNOWLEDGED
-        self._version = version
+        self._version = self._first_version = version
         self._best_version = MQTTv311
-        """What the broker is known to speak: one that only stalled is not spoken to in the older one for ever."""
+        """What the broker is known to speak of those up to the first: one that only stalled is not spoken to in
+        another one for ever."""
         self._was_connected = False
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
@@ -539,7 +553,7 @@ class Bus:
 
     def _established(self, client: _Client) -> None:
         self.connected = True
-        self._best_version = max(self._best_version, self._version)
+        self._best_version = max(self._best_version, min(self._version, self._first_version))
         if self._was_connected:
             self.reconnects += 1
         self._was_connected = True
@@ -616,6 +630,8 @@ class Bus:
             for start in range(0, len(arrival.messages), MAX_BATCH):
                 part = slice(start, start + MAX_BATCH)
                 self._batches.append((client, arrival.messages[part], arrival.ids[part]))
+            if len(self._batches) > MAX_BATCHES:
+                client.read_on(False)
             if not self._is_handing_over:
                 self._hand_over_batch(self._on_messages)
         elif self._acknowledges_first:
@@ -632,6 +648,8 @@ class Bus:
         self._is_handing_over = bool(self._batches)
         if self._batches:
             asyncio.get_running_loop().call_soon(self._hand_over_batch, handler)
+        else:
+            client.read_on(True)
 
     def _hand_over(self, topic: str, payload: bytes) -> None:
         try:

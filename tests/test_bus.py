@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +19,11 @@ import pytest
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
 from puppetmaster.address import BrokerAddress
-from puppetmaster.bus import DENIED, MAX_UNACKNOWLEDGED_BYTES, Bus, Will
+from puppetmaster.bus import DENIED, MAX_BATCH, MAX_BATCHES, MAX_UNACKNOWLEDGED_BYTES, Bus, Will
 from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
 from puppetmaster.errors import BusError
 from puppetmaster.loop import run as run_fast
+from puppetmaster.packets import publish_packet
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -681,6 +684,41 @@ def test_messages_are_handled_side_by_side_and_many_may_wait_to_be_acknowledged(
             gate.set()
 
     run(main)
+
+
+@pytest.mark.parametrize("run_on", [asyncio.run, run_fast])
+def test_what_comes_faster_than_it_is_handled_stays_with_the_broker(broker: BrokerProcess, run_on: Any) -> None:
+    count, size, read = 30_000, 100, 256 * 1024
+    packet = publish_packet("/t", bytes(size), 0, qos=0, has_properties=False)
+
+    def flood() -> None:
+        with socket.create_connection((broker.address.host, broker.address.port)) as sender:
+            sender.sendall(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05flood")
+            assert sender.recv(4) == b"\x20\x02\x00\x00"
+            sender.sendall(packet * count + b"\xc0\x00")
+            assert sender.recv(2) == b"\xd0\x00", "it has all when it answers the ping"
+
+    async def main() -> None:
+        taken = most = 0
+        has_all = asyncio.Event()
+        be_busy = partial(time.sleep, 0.004)  # the loop has a thousand other things to do
+
+        async def take(messages: Sequence[tuple[str, bytes]]) -> None:
+            nonlocal taken, most
+            be_busy()
+            taken += len(messages)
+            most = max(most, sum(len(waiting) for _, waiting, _ in listener._batches))
+            if taken == count:
+                has_all.set()
+
+        options: dict[str, Any] = {"on_message": None, "on_messages": take, "topics": ["/t"]}
+        async with connected(broker, "listener", **options) as (listener, _):
+            await asyncio.to_thread(flood)
+            await within(has_all.wait())
+            assert most <= MAX_BATCHES * MAX_BATCH + read / size
+            assert listener.connected and listener.reconnects == 0
+
+    run_on(main())
 
 
 def test_nothing_is_kept_of_subscriptions_that_were_taken_back(broker: BrokerProcess) -> None:
