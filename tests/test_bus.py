@@ -155,6 +155,24 @@ def test_it_comes_back_as_often_as_the_broker_goes(broker: BrokerProcess) -> Non
     run(main)
 
 
+def test_a_connection_without_limits_has_none_again_after_one_with_them(broker: BrokerProcess) -> None:
+    async def main() -> None:
+        inbox = Inbox()
+        bus = inbox.make(broker, "overflow", version=MQTTv311)
+        bus._other_version()  # as after an attempt that the broker ended in the midst of its start
+        await bus.start(TIMEOUT)
+        try:
+            await inbox.up()
+            assert bus._client is not None and bus._client.has_properties
+            await asyncio.to_thread(broker.restart)
+            await inbox.up()
+            assert not bus._client.has_properties
+        finally:
+            await bus.close(drain=0)
+
+    run(main)
+
+
 def test_it_waits_for_a_broker_that_is_not_there_yet() -> None:
     async def main() -> None:
         broker = BrokerProcess()
