@@ -116,7 +116,7 @@ def _add_waits(results: Results, rounds: list[list[Wait]], where: str) -> None:
     left = [[wait.left for wait in waits] for waits in rounds]
     resolved = [[wait.resolved for wait in waits] for waits in rounds]
     results.add(PART, f"{where}: a small job's request leaves, p50", map(median, left), "ms", form=",.1f",
-                note=f"{len(rounds[0])} jobs in a round; {SEEN}")
+                note=f"{min(map(len, left))} jobs in a round or more; {SEEN}")
     results.add(PART, f"{where}: a small job's request leaves, at the most", map(max, left), "ms", form=",.1f",
                 target=TARGET)
     results.add(PART, f"{where}: it is resolved, p50", map(median, resolved), "ms", form=",.1f")
@@ -153,8 +153,8 @@ async def _one_by_one(stand: Stand, probe: Probe, count: int, load: int) -> list
     while len(waits) < count and stand.runs(load):
         waits.append(await probe.wait())
         await asyncio.sleep(PERIOD)
-    if not waits:
-        raise Failed("the large job had ended before a small one could be created")
+    if len(waits) < count / 2:
+        raise Failed(f"the large job had ended before {count} small ones were created")
     return waits
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tinydb import TinyDB
 
 from benchmarks import stored
-from benchmarks.options import REPOSITORY, Failed, Options
+from benchmarks.options import Failed, Options
+from benchmarks.programs import output_of
 from benchmarks.results import Results
 from benchmarks.stand import Run, Stand
 from puppetmaster.documents import REQUESTS
@@ -42,9 +42,6 @@ WARM_UP = 500
 
 INSERTS = 5
 """How often stock TinyDB inserts in a round."""
-
-COMPACTION_TIMEOUT = 600.0
-"""Seconds for all compactions."""
 
 Buckets = dict[float, float]
 """How many commits took at most so many seconds."""
@@ -163,7 +160,7 @@ async def measure_commits(options: Options, rounds: int, results: Results) -> No
     results.add(PART, "commits a second", [each.commits.count / each.run.seconds for each in done], note=note)
     results.add(PART, "requests for each commit", [count / each.count for each in commits], form=",.1f", note=note)
     results.add(PART, "written for each request", [each.bytes / count for each in commits], "B",
-                note="three states of it, and the job's in each commit")
+                note="its states, and the job's in each commit")
     results.add(PART, "commit: mean", [each.seconds / each.count * 1e3 for each in commits], "ms", form=".2f")
     results.add(PART, "plain write and fdatasync: mean", [fmean(each.plain) * 1e3 for each in done], "ms", form=".2f",
                 baseline=True, note="as many, of the mean size of the commits, right after the job")
@@ -186,8 +183,8 @@ async def measure_compactions(options: Options, rounds: int, results: Results) -
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         folder = Path(name) / "stored"
         options.tell(PART, f"compacts {count:,} requests")
-        await asyncio.to_thread(stored.make, folder, count)
-        compactions = await asyncio.to_thread(compact, folder, rounds)
+        await stored.make(folder, count)
+        compactions = await compact(folder, rounds)
     if any(each["rows"] != count for each in compactions):
         raise Failed(f"the store does not hold {count:,} requests")
     size = compactions[-1]["bytes"] / 1e6
@@ -199,18 +196,13 @@ async def measure_compactions(options: Options, rounds: int, results: Results) -
                 form=",.1f", baseline=True, note="in as much time right before")
 
 
-def compact(folder: Path, rounds: int) -> list[dict[str, float]]:
+async def compact(folder: Path, rounds: int) -> list[dict[str, float]]:
     """Have a process of its own change requests until the store has compacted so often.
 
     :raises Failed: when it takes too long, or fails.
     """
-    command = [sys.executable, "-m", "benchmarks.compaction", str(folder), str(FIRST_ID + 1), str(rounds)]
-    try:
-        process = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True,
-                                 timeout=COMPACTION_TIMEOUT)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"no compaction: {error}") from error
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    told = await output_of(sys.executable, "-m", "benchmarks.compaction", folder, str(FIRST_ID + 1), str(rounds))
+    return [json.loads(line) for line in told.splitlines()]
 
 
 # A request
@@ -225,7 +217,7 @@ class Put:
 
 
 async def put_requests(folder: Path, count: int) -> Put:
-    """Put the three states of so many requests, wave by wave, as the service does."""
+    """Put three states of so many requests, wave by wave, as the service does where devices take their time."""
     _, requests = stored.make_job(FIRST_ID, time.time(), count)
     lives = {request.id: stored.life_of(request) for request in requests}
     store = TinyStore.open(folder, name="puts")
@@ -274,7 +266,8 @@ async def measure_puts(options: Options, rounds: int, results: Results) -> None:
     options.tell(PART, f"puts: {puts[-1].seconds * 1e6:.1f} µs, TinyDB {inserts[-1] * 1e6:,.0f} µs")
     results.add(PART, "put of a request's document", [put.seconds * 1e6 for put in puts], "µs", form=",.1f",
                 note=f"on the event loop; {count:,} requests, {stored.WAVE} at a time")
-    results.add(PART, "written for a request alone", [put.bytes for put in puts], "B", note="its three states")
+    results.add(PART, "written for a request alone", [put.bytes for put in puts], "B",
+                note="its three states; the bundle leaves out the second where a device answers at once")
     results.add(PART, "stock TinyDB inserts a document", [seconds * 1e6 for seconds in inserts], "µs", baseline=True,
                 note=f"where {count:,} are already; it writes the whole file, and does not sync it")
 

@@ -13,6 +13,10 @@ TIMEOUT = 600.0
 """Seconds for a program, where nothing else is said."""
 
 
+class TooSlow(Failed):
+    """Raised when a program has not ended in time."""
+
+
 async def output_of(
     *command: str | Path,
     given: bytes = b"",
@@ -26,7 +30,7 @@ async def output_of(
     :param given: its input.
     :param timeout: seconds.
     :param status: with which it has to end; minus N is signal N.
-    :raises Failed: when it ends in another way, or not in time.
+    :raises Failed: when it ends in another way; TooSlow when not in time.
     """
     name = " ".join(map(str, command[1:4]))
     child = await asyncio.create_subprocess_exec(
@@ -36,7 +40,7 @@ async def output_of(
     try:
         output, _ = await asyncio.wait_for(child.communicate(given), timeout)
     except asyncio.TimeoutError:
-        raise Failed(f"{name} has not ended after {timeout:.0f} s") from None
+        raise TooSlow(f"{name} has not ended after {timeout:.0f} s") from None
     finally:
         if child.returncode is None:
             child.kill()

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import stored
 from benchmarks.options import Failed, Options
+from benchmarks.programs import TooSlow, output_of
 from benchmarks.results import Results
 from benchmarks.stand import MESSAGE, Stand
 from puppetmaster.client import BusClient
@@ -122,7 +122,7 @@ def forget_pages(folder: Path) -> None:
             os.close(descriptor)
 
 
-def open_with_tinydb(path: Path, count: int) -> tuple[float, int] | None:
+async def open_with_tinydb(path: Path, count: int) -> tuple[float, int] | None:
     """Have stock TinyDB read the requests of a store.
 
     Returns the seconds since its process was made and the most bytes of memory that it had; none when it takes too
@@ -132,12 +132,11 @@ def open_with_tinydb(path: Path, count: int) -> tuple[float, int] | None:
     """
     begun = time.perf_counter()
     try:
-        peer = subprocess.run([sys.executable, "-c", PEER, str(path)], stdout=subprocess.PIPE, text=True, check=True,
-                              timeout=PEER_TIMEOUT)
-    except subprocess.TimeoutExpired:
+        told = await output_of(sys.executable, "-c", PEER, path, timeout=PEER_TIMEOUT)
+    except TooSlow:
         return None
     seconds = time.perf_counter() - begun
-    found, kibibytes = map(int, peer.stdout.split())
+    found, kibibytes = map(int, told.split())
     if found != count:
         raise Failed(f"TinyDB found {found:,} requests, not {count:,}")
     return seconds, kibibytes * 1024
@@ -183,15 +182,17 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         folder = Path(name)
         options.tell(PART, f"stores {count:,} requests, twice")
-        await asyncio.to_thread(stored.make, folder / "stopped", count)
+        await stored.make(folder / "stopped", count)
         await asyncio.to_thread(shutil.copytree, folder / "stopped", folder / "killed")
-        journal_bytes = await asyncio.to_thread(stored.make_killed, folder / "killed", count)
-        peer = await asyncio.to_thread(open_with_tinydb, folder / "stopped" / "puppetmaster.json", count)
+        journal_bytes = await stored.make_killed(folder / "killed", count)
+        peer = await open_with_tinydb(folder / "stopped" / "puppetmaster.json", count)
         done = []
         async with Stand(settings=KEEP) as stand, BusClient(stand.address) as client:
             await stand.stop_bundle()
             for number in range(rounds):
                 done.append(await run_round(stand, client, folder, count))
+                if stored.journal_of(folder / "killed").stat().st_size < journal_bytes:
+                    raise Failed("the store has compacted: the next start would have no journal to replay")
                 options.tell(PART, f"round {number + 1} of {rounds}: empty {done[-1].empty.ready:.2f} s, stopped "
                                    f"{done[-1].stopped.ready:.2f} s, killed {done[-1].killed.ready:.2f} s")
             await stand.start_bundle()

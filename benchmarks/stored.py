@@ -14,13 +14,12 @@ import argparse
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.options import REPOSITORY, Failed
+from benchmarks.programs import output_of
 from puppetmaster.documents import (
     JOBS,
     MESSAGES,
@@ -66,27 +65,25 @@ class Unsynced(FileSystem):
         return super().open(path, flags)
 
 
-def make(folder: Path, count: int) -> None:
+async def make(folder: Path, count: int) -> None:
     """Make a folder with so many requests, as a bundle that was stopped leaves it."""
-    subprocess.run(_command(folder, count), cwd=REPOSITORY, check=True)
+    await output_of(*_command(folder, count))
 
 
-def make_killed(folder: Path, count: int) -> int:
+async def make_killed(folder: Path, count: int) -> int:
     """Have a life in a folder of :func:`make` that ends by a kill shortly before a compaction; the journal's bytes.
 
     :raises Failed: when no compaction began.
     """
-    life = subprocess.run([*_command(folder, count), "--killed"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=False)
-    if life.returncode != -signal.SIGKILL:
-        raise Failed(f"the store did not begin to compact; the process ended with {life.returncode}")
-    journal = _journal(folder)
+    sizes = (await output_of(*_command(folder, count), "--killed", status=-signal.SIGKILL)).split()
+    journal = journal_of(folder)
     # As a kill some jobs earlier had left it: frames come one after the other, and here one job ends.
-    size = max(size for size in map(int, life.stdout.split()) if size <= FILLED * journal.stat().st_size)
+    size = max(size for size in map(int, sizes) if size <= FILLED * journal.stat().st_size)
     os.truncate(journal, size)
     return size
 
 
-def _journal(folder: Path) -> Path:
+def journal_of(folder: Path) -> Path:
     """The one that is in use: others are made empty."""
     return max(folder.glob(JOURNALS), key=lambda path: path.stat().st_size)
 
@@ -164,7 +161,7 @@ async def _run_until_killed(store: TinyStore, files: Unsynced, folder: Path, cou
         store.remove(MESSAGES, [gone])
         store.remove(REQUESTS, range(gone + 1, gone + 1 + JOB_SIZE))
         await store.commit()
-        print(_journal(folder).stat().st_size, flush=True)
+        print(journal_of(folder).stat().st_size, flush=True)
 
 
 async def _run_job(store: TinyStore, job: Job, requests: list[Request]) -> None:

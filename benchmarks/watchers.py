@@ -29,7 +29,7 @@ class Watched:
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
     """Run a job that nobody watches, in turn with one that all watch."""
-    crowd, count = options.count(1_000, 50), options.count(5_000, 1_000)
+    crowd, count = options.count(1_000, 50), options.count(20_000, 1_000)
     alone: list[Watched] = []
     crowded: list[Watched] = []
     async with Stand() as stand:

@@ -42,19 +42,19 @@ async def check(folder: Path, count: int) -> list[Job]:
 
 
 def test_a_folder_holds_as_many_ended_requests_as_were_asked_for(tmp_path: Path) -> None:
-    stored.make(tmp_path, 2 * JOB_SIZE)
+    asyncio.run(stored.make(tmp_path, 2 * JOB_SIZE))
     assert [job.id for job in asyncio.run(check(tmp_path, 2 * JOB_SIZE))] == [FIRST_ID, FIRST_ID + JOB_SIZE + 1]
 
 
 def test_a_killed_life_leaves_a_journal_and_the_same_number_of_requests(tmp_path: Path) -> None:
-    stored.make(tmp_path, 2 * JOB_SIZE)
-    size = stored.make_killed(tmp_path, 2 * JOB_SIZE)
+    asyncio.run(stored.make(tmp_path, 2 * JOB_SIZE))
+    size = asyncio.run(stored.make_killed(tmp_path, 2 * JOB_SIZE))
     assert max(path.stat().st_size for path in tmp_path.glob(stored.JOURNALS)) == size > 0
     assert asyncio.run(check(tmp_path, 2 * JOB_SIZE))[0].id > FIRST_ID
 
 
 def test_a_compaction_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    stored.make(tmp_path, JOB_SIZE)
+    asyncio.run(stored.make(tmp_path, JOB_SIZE))
     found, size = asyncio.run(compact_once(tmp_path))
     assert found["compaction"] > 0
     assert found["rows"] == JOB_SIZE
