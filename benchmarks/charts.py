@@ -24,7 +24,6 @@ from benchmarks import cost as cost_part
 from benchmarks import growth as growth_part
 from benchmarks import latency as latency_part
 from benchmarks import peers, profiling, report
-from benchmarks import throughput as throughput_part
 from benchmarks.options import HERE
 from benchmarks.results import Results, Row
 
@@ -41,7 +40,7 @@ WIDTH = 8.0
 
 DOTS = 150
 
-STYLE = {
+STYLE: Any = {
     "figure.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -88,7 +87,6 @@ def comparison(results: Results) -> Figure:
     rows = [row for row in results.of(peers.PART) if row.unit == "/s" and row.values]
     ours = results.row(peers.PART, peers.PUPPETMASTER)
     rates: dict[str, Sequence[float]] = {row.what: row.values for row in rows}
-    rates |= {row.what: row.values for row in results.of(throughput_part.PART) if row.baseline and row.unit == "/s"}
     rates |= {f"{name} (published)": [rate] for name, rate in PUBLISHED.items()}
     names = sorted(rates, key=lambda name: _median(rates[name]))
     figure = Figure(figsize=(WIDTH, 0.8 + 0.36 * len(names)), layout="constrained")
@@ -117,17 +115,17 @@ def cost(results: Results) -> Figure:
         cases["before"] = Results.load(report.BEFORE)
     figure = Figure(figsize=(WIDTH, 1.5 + 0.6 * len(cases)), layout="constrained")
     axes = figure.subplots()
-    for name, case in cases.items():
+    for at, (name, case) in enumerate(cases.items()):
         start = 0.0
         for part, colour in zip(profiling.PARTS, PART_COLOURS, strict=True):
             value = _measured(case, cost_part.PART, part).median / cost_part.PER * 1e6
             axes.barh(name, value, left=start, color=colour, edgecolor="white", label=part if name == "now" else None)
             if value >= 4:
-                axes.text(start + value / 2, name, f"{value:.0f}", ha="center", va="center", fontsize=10,
+                axes.text(start + value / 2, at, f"{value:.0f}", ha="center", va="center", fontsize=10,
                           color="white" if colour in (BLUE, GREEN) else "black")
             start += value
         total = _measured(case, cost_part.PART, "all").median / cost_part.PER * 1e6
-        axes.text(start, name, f"  {total:.0f} µs", va="center", fontweight="bold")
+        axes.text(start, at, f"  {total:.0f} µs", va="center", fontweight="bold")
     axes.set_title("CPU of the bundle for a request, µs")
     axes.tick_params(left=False)
     axes.grid(axis="x")
@@ -195,7 +193,7 @@ PICTURES: Mapping[str, Callable[[Results], Figure]] = {
 def draw(results: Results, *, docs: bool = False) -> list[Path]:
     """Draw what these results have the rows for, into benchmarks/; the files.
 
-    :param docs: into docs/images too, and the tables into docs/performance.md.
+    :param docs: into docs/images too.
     """
     folders = [HERE, *([IMAGES] if docs else [])]
     files = []
@@ -208,8 +206,6 @@ def draw(results: Results, *, docs: bool = False) -> list[Path]:
             for folder in folders:
                 files.append(folder / f"performance-{name}.png")
                 save(figure, files[-1])
-    if docs:
-        report.write_docs(results)
     return files
 
 

@@ -84,10 +84,10 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("versions")
 def test_what_is_not_installed_is_said_in_its_row() -> None:
-    rates = {name: [100.0, 200.0] for name in (peers.PUPPETMASTER, *peers.PLAIN)}
+    rates = {name: [100.0, 200.0] for name in (peers.PUPPETMASTER, peers.ALONE, *peers.PLAIN)}
     rates |= {name: [] for name in peers.CELERY}
     results = Results()
-    peers._add(results, rates, 10)
+    peers._add(results, rates, 10, 5)
     for name in peers.CELERY:
         row = results.row(peers.PART, name)
         assert (row.values, row.note) == ((), "redis-server is not installed")
@@ -95,8 +95,9 @@ def test_what_is_not_installed_is_said_in_its_row() -> None:
 
 @pytest.mark.usefixtures("versions")
 def test_ratios_are_made_round_by_round() -> None:
-    rates = {name: [100.0, 200.0] for name in (*peers.PLAIN, *peers.CELERY)} | {peers.PUPPETMASTER: [100.0, 800.0]}
+    others = (peers.ALONE, *peers.PLAIN, *peers.CELERY)
+    rates = {name: [100.0, 200.0] for name in others} | {peers.PUPPETMASTER: [100.0, 800.0]}
     results = Results()
-    peers._add(results, rates, 10)
-    for name in (*peers.PLAIN, *peers.CELERY):
+    peers._add(results, rates, 10, 5)
+    for name in others:
         assert results.row(peers.PART, f"puppetmaster to {name}").values == (1.0, 4.0)

@@ -6,7 +6,7 @@ The scripts are files that anybody can run by hand. They have an environment of 
 - ``plain_aiomqtt.py`` and ``plain_paho.py`` ask the same devices over the same broker, with the same window and QoS.
   They store nothing and try nothing again.
 - ``celery_app.py`` and ``celery_run.py`` give Celery a task for each device. No device is asked, so it does less; the
-  results are kept in Redis.
+  results are kept in Redis. There are fewer tasks than requests, since each takes so much longer.
 
 Each is timed from its first message until it has all answers.
 """
@@ -27,8 +27,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from benchmarks.options import Failed, Options
+from benchmarks.programs import output_of
 from benchmarks.results import Results
 from benchmarks.stand import WINDOW, Stand
+from benchmarks.throughput import bare_run
 from puppetmaster.embedded.broker import free_port
 
 PART = "peers"
@@ -41,7 +43,7 @@ TIMEOUT = 300.0
 START_TIMEOUT, END_TIMEOUT = 10.0, 30.0
 """Seconds for a server to listen, and from TERM to KILL."""
 
-PUPPETMASTER = "puppetmaster"
+PUPPETMASTER, ALONE = "puppetmaster", "gmqtt alone"
 
 PLAIN = {
     "a script over paho-mqtt": ("plain_paho.py", "paho-mqtt"),
@@ -77,27 +79,30 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
     """
     if not _python().exists():
         raise Failed(f"there is no {_python()}: make bench installs it")
-    count = options.count(10_000, 1_000)
+    count, tasks = options.count(10_000, 1_000), options.count(2_000, 200)
     redis = shutil.which("redis-server")
-    rates: dict[str, list[float]] = {name: [] for name in (PUPPETMASTER, *PLAIN, *CELERY)}
+    rates: dict[str, list[float]] = {name: [] for name in (PUPPETMASTER, ALONE, *PLAIN, *CELERY)}
     async with Stand() as stand:
         await stand.run_job(count)  # what is loaded and made at the first use is not measured
         for number in range(rounds):
             rates[PUPPETMASTER].append((await stand.run_job(count)).rate)
+            rates[ALONE].append((await bare_run(stand, count)).rate)
             for name, (script, _) in PLAIN.items():
                 rates[name].append(await _rate(script, str(stand.broker.port), devices=stand.names(count)))
             for name, workers in CELERY.items() if redis else ():
-                rates[name].append(await _celery_rate(str(redis), workers, stand.names(count)))
+                rates[name].append(await _celery_rate(str(redis), workers, stand.names(tasks)))
             told = ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items() if values)
             options.tell(PART, f"round {number + 1} of {rounds}: {told}")
-    _add(results, rates, count)
+    _add(results, rates, count, tasks)
 
 
-def _add(results: Results, rates: Mapping[str, Sequence[float]], count: int) -> None:
+def _add(results: Results, rates: Mapping[str, Sequence[float]], count: int, tasks: int) -> None:
     versions, missing = _versions(), "" if rates[next(iter(CELERY))] else "redis-server is not installed"
-    notes = {name: f"{library} {versions[library]}; nothing is stored" for name, (_, library) in PLAIN.items()}
+    notes = {ALONE: "the loop of the first table; nothing is stored"}
+    notes |= {name: f"{library} {versions[library]}; nothing is stored" for name, (_, library) in PLAIN.items()}
     notes |= {name: missing or workers.note for name, workers in CELERY.items()}
-    notes[next(iter(CELERY))] = missing or f"Celery {versions['celery']}; {next(iter(CELERY.values())).note}"
+    first = next(iter(CELERY))
+    notes[first] = missing or f"Celery {versions['celery']}, {tasks:,} tasks; {CELERY[first].note}"
     results.add(PART, PUPPETMASTER, rates[PUPPETMASTER], "/s",
                 note=f"{count:,} requests, durable, with HTTP and events; window {WINDOW}, QoS 1")
     for name, note in notes.items():
@@ -123,20 +128,8 @@ async def _rate(script: str, *arguments: str, devices: Sequence[str], env: Mappi
 
     :raises Failed: when it does not get all answers.
     """
-    child = await asyncio.create_subprocess_exec(
-        _python(), script, *arguments, cwd=HERE, env={**os.environ, **(env or {})},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )
-    try:
-        output, _ = await asyncio.wait_for(child.communicate("\n".join(devices).encode()), TIMEOUT)
-    except asyncio.TimeoutError:
-        raise Failed(f"{script} has not ended after {TIMEOUT:.0f} s") from None
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode:
-        raise Failed(f"{script} ended with status {child.returncode}")
+    output = await output_of(_python(), script, *arguments, given="\n".join(devices).encode(), timeout=TIMEOUT,
+                             env=env, cwd=HERE)
     answers, seconds = output.split()
     if int(answers) != len(devices):
         raise Failed(f"{script} got {int(answers):,} good answers from {len(devices):,} devices")
