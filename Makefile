@@ -25,9 +25,9 @@ check: $(VENV)/.dev     ## ruff and mypy --strict.
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy --strict puppetmaster
 
-# QUICK=1: once, and little of it. ONLY="growth latency": these parts. DOCS=1: into docs/performance.md too.
+# QUICK=1: once, and little of it. ONLY="growth latency": these parts. ROUNDS=7. DOCS=1: into docs/performance.md too.
 bench: $(VENV)/.bench mosquitto redis  ## The benchmarks: tables on the screen and in benchmarks/results.md. QUICK=1, ONLY=...
-	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(DOCS),--docs) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(DOCS),--docs) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 # In one line, whatever it holds: make shows what it runs.
 FAULTS = --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) \
@@ -38,7 +38,7 @@ faults: $(VENV)/.dev mosquitto  ## The fault campaign for SECONDS=60, with SEED=
 
 clean:           ## Remove what was made here; the data folder stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f benchmarks/results.md benchmarks/results.json benchmarks/*.png
+	rm -f benchmarks/results.md benchmarks/results.json benchmarks/profile.txt benchmarks/*.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

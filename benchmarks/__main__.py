@@ -20,9 +20,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from benchmarks.options import HERE, Failed, Options
+from benchmarks.report import write_docs
 from benchmarks.results import Results
 from puppetmaster import loop
 from puppetmaster.embedded.broker import find_mosquitto
@@ -41,6 +41,8 @@ PARTS = {
     "watchers": "A crowd that watches a job",
 }
 """Modules with ``async def measure(options, rounds, results)`` and their headings, in the order in which they run."""
+
+QUICK = "A quick run: that all works is what it says, and nothing of the figures or the targets."
 
 
 async def measure(parts: Sequence[str], options: Options, rounds: int, results: Results) -> bool:
@@ -63,7 +65,10 @@ async def measure(parts: Sequence[str], options: Options, rounds: int, results: 
 
 
 def machine() -> str:
-    """Where and when, in a sentence."""
+    """Where and when, in a sentence.
+
+    :raises Failed: when there is no broker.
+    """
     now = datetime.now(timezone.utc)
     return (f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, "
             f"{_broker()} with its default limits, {now:%Y-%m-%d %H:%M} UTC")
@@ -81,7 +86,7 @@ def _processor() -> str:
 def _broker() -> str:
     path = find_mosquitto()
     if path is None:
-        raise Failed("the benchmarks need Mosquitto")
+        raise Failed("the benchmarks need Mosquitto: make bench installs it")
     said = subprocess.run([path, "-h"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"mosquitto version (\S+)", said)
     return f"Mosquitto {found[1]}" if found else "Mosquitto"
@@ -95,6 +100,31 @@ def page(results: Results) -> str:
 
 def main() -> None:
     """Run, print the tables, write them to results.md and all values to results.json, and draw the pictures."""
+    given = _arguments()
+    options, rounds = Options(quick=given.quick), 1 if given.quick else given.rounds
+    try:
+        results = Results(machine())
+        is_complete = loop.run(measure(given.only, options, rounds, results))
+    except asyncio.CancelledError:
+        sys.exit("ended by a signal")
+    except Failed as error:
+        sys.exit(str(error))
+    if given.quick:
+        results.machine = f"{QUICK} {results.machine}"
+    results.save(HERE / "results.json")
+    (HERE / "results.md").write_text(page(results), encoding="utf-8")
+    print(f"\n{page(results)}")
+    if _has_matplotlib():
+        importlib.import_module("benchmarks.charts").draw(results, docs=given.docs)
+    else:
+        print("no pictures: matplotlib is not installed (requirements-bench.txt)")
+    if given.docs:
+        write_docs(results)
+    if not is_complete:
+        sys.exit("not everything could be measured: see the lines with FAILED")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="how often each thing is measured")
@@ -103,26 +133,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="once, and little of it: tells whether all works")
     parser.add_argument("--docs", action="store_true", help="write tables and pictures into docs/ too")
     given = parser.parse_args()
-    options, results = Options(quick=given.quick), Results(machine())
-    rounds = 1 if given.quick else given.rounds
-    try:
-        is_complete = loop.run(measure(given.only, options, rounds, results))
-    except asyncio.CancelledError:
-        sys.exit("ended by a signal")
-    results.save(HERE / "results.json")
-    (HERE / "results.md").write_text(page(results), encoding="utf-8")
-    print(f"\n{page(results)}")
-    _draw(results, docs=given.docs)
-    if not is_complete:
-        sys.exit("not everything could be measured: see the lines with FAILED")
+    if given.rounds < 1:
+        parser.error("--rounds takes 1 or more")
+    if given.docs and given.quick:
+        parser.error("--docs is not for a quick run: its figures say nothing")
+    if given.docs and not _has_matplotlib():
+        parser.error("--docs needs matplotlib (requirements-bench.txt): make bench installs it")
+    return given
 
 
-def _draw(results: Results, **how: Any) -> None:
-    """Pictures, where there is the library for them."""
-    if importlib.util.find_spec("matplotlib") is None:
-        print("no pictures: matplotlib is not installed (requirements-bench.txt)")
-        return
-    importlib.import_module("benchmarks.charts").draw(results, **how)
+def _has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 if __name__ == "__main__":

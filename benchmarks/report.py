@@ -56,6 +56,7 @@ def _table(results: Results, table: str) -> str:
 
 def _targets(results: Results) -> str:
     """All rows with a target, each with the name of its part."""
-    rows = [f"| {row.part} | {row.what} | {row.shown} | {row.spread} | {row.verdict} |"
+    rows = [f"| {row.part} | {row.what} | {row.shown} | {row.spread} | {len(row.values)} | {row.verdict} |"
             for row in results.rows if row.is_met is not None]
-    return "\n".join(["| part | what | median | spread | target |", "| --- | --- | ---: | ---: | --- |", *rows])
+    head = ["| part | what | median | spread | rounds | target |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    return "\n".join(head + rows)

@@ -18,7 +18,7 @@ _TARGET = re.compile(r"(>=|<=|>|<)\s*([0-9.,]+)")
 NOTHING = "none"
 """Stands for what could not be measured."""
 
-HEAD = ["| what | median | spread | target | |", "| --- | ---: | ---: | --- | --- |"]
+HEAD = ["| what | median | spread | rounds | target | |", "| --- | ---: | ---: | ---: | --- | --- |"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Row:
     def line(self) -> str:
         """The row in Markdown."""
         what = f"*{self.what}*" if self.baseline else self.what
-        return f"| {what} | {self.shown} | {self.spread} | {self.verdict} | {self.note} |"
+        return f"| {what} | {self.shown} | {self.spread} | {len(self.values)} | {self.verdict} | {self.note} |"
 
 
 @dataclass

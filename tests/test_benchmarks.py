@@ -31,10 +31,10 @@ def results() -> Results:
 
 def test_a_table_shows_median_spread_and_target() -> None:
     assert results().table().splitlines()[2:] == [
-        "| *theirs* | 20 /s | 10 to 30 |  | alone |",
-        "| ours to theirs | 0.80 | 0.70 to 0.90 | >= 0.8: met |  |",
-        "| longest | 12 ms |  | < 10 ms: **missed** |  |",
-        f"| by the spy | {NOTHING} |  | < 10 ms | it is not installed |",
+        "| *theirs* | 20 /s | 10 to 30 | 3 |  | alone |",
+        "| ours to theirs | 0.80 | 0.70 to 0.90 | 3 | >= 0.8: met |  |",
+        "| longest | 12 ms |  | 1 | < 10 ms: **missed** |  |",
+        f"| by the spy | {NOTHING} |  | 0 | < 10 ms | it is not installed |",
     ]
 
 
