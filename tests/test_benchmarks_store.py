@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
@@ -41,23 +42,34 @@ async def check(folder: Path, count: int) -> list[Job]:
     return jobs
 
 
-def test_a_folder_holds_as_many_ended_requests_as_were_asked_for(tmp_path: Path) -> None:
-    asyncio.run(stored.make(tmp_path, 2 * JOB_SIZE))
-    assert [job.id for job in asyncio.run(check(tmp_path, 2 * JOB_SIZE))] == [FIRST_ID, FIRST_ID + JOB_SIZE + 1]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two jobs that have ended."""
+    folder = tmp_path_factory.mktemp("stored")
+    asyncio.run(stored.make(folder, 2 * JOB_SIZE))
+    return folder
 
 
-def test_a_killed_life_leaves_a_journal_and_the_same_number_of_requests(tmp_path: Path) -> None:
-    asyncio.run(stored.make(tmp_path, 2 * JOB_SIZE))
-    size = asyncio.run(stored.make_killed(tmp_path, 2 * JOB_SIZE))
-    assert max(path.stat().st_size for path in tmp_path.glob(stored.JOURNALS)) == size > 0
-    assert asyncio.run(check(tmp_path, 2 * JOB_SIZE))[0].id > FIRST_ID
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "stored")
 
 
-def test_a_compaction_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    asyncio.run(stored.make(tmp_path, JOB_SIZE))
-    found, size = asyncio.run(compact_once(tmp_path))
+def test_a_folder_holds_as_many_ended_requests_as_were_asked_for(folder: Path) -> None:
+    assert [job.id for job in asyncio.run(check(folder, 2 * JOB_SIZE))] == [FIRST_ID, FIRST_ID + JOB_SIZE + 1]
+
+
+def test_a_killed_life_leaves_a_journal_and_the_same_number_of_requests(folder: Path) -> None:
+    size = asyncio.run(stored.make_killed(folder, 2 * JOB_SIZE))
+    assert stored.journal_of(folder).stat().st_size == size > 0
+    assert asyncio.run(check(folder, 2 * JOB_SIZE))[0].id > FIRST_ID
+
+
+def test_a_compaction_is_seen_from_its_beginning_to_its_end(folder: Path) -> None:
+    found, size = asyncio.run(compact_once(folder))
     assert found["compaction"] > 0
-    assert found["rows"] == JOB_SIZE
+    assert found["rows"] == 2 * JOB_SIZE
     assert found["bytes"] == size
 
 
