@@ -394,6 +394,24 @@ class Bus:
         """Whether what is published now goes out at once: there is a connection, and the broker takes more on it."""
         return self.connected and not self._waiting and self._has_room()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the broker has all that was published."""
+        return self._idle.is_set()
+
+    def hand_over(self, other: Bus) -> None:
+        """Let another connection publish, in its order, what the broker has not acknowledged on this one, which broke.
+
+        It may come twice, as after every connection that breaks.
+        """
+        other._waiting.extend((*self._unacknowledged.values(), *self._waiting))
+        self._unacknowledged.clear()
+        self._unacknowledged_bytes = 0
+        self._waiting.clear()
+        self._idle.set()
+        other._idle.clear()
+        other._pump()
+
     def publish(
         self,
         topic: str,

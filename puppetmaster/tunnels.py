@@ -83,7 +83,13 @@ class Tunnels:
             on_disconnect=self._disconnected,
             will=Will(wire.presence_topic(instance), wire.encode({"connection": "offline"})),
         )
-        self._overflow = Bus(address, f"puppetmaster-{instance}-requests", version=MQTT_3_1_1)
+        self._overflow = Bus(
+            address,
+            f"puppetmaster-{instance}-requests",
+            # It may be refused from now on, by its client id or the number of connections: nothing waits for it.
+            on_disconnect=lambda: self._overflow.hand_over(self._bus),
+            version=MQTT_3_1_1,
+        )
         """Takes the requests that the broker does not take on the other connection at once."""
         self._opening: asyncio.Task[None] | None = None
         self.teller.online(False)
@@ -157,7 +163,7 @@ class Tunnels:
         if request.message.resource == wire.COMMANDS and not self._codec.through_controller(request):
             topic, payload = self._codec.write_abort(request)
             self._bus.publish(topic, payload)
-            if self._overflow.connected and (request.sent_at is None or request.attempt > 1):
+            if not self._overflow.is_idle:
                 # The request may still be on its way to the broker, and this must not overtake it; twice does no harm.
                 self._overflow.publish(topic, payload)
 
