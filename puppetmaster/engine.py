@@ -193,7 +193,7 @@ class Engine:
     def draft(self, spec: JobSpec, now: float) -> Draft:
         """Begin to make a job, for :meth:`submit`; nothing but its ids is taken.
 
-        Its targets have been looked up (:meth:`resolve`), or will be when the job starts.
+        Its targets have been looked up (:meth:`resolve`) at the same ``now``, or will be when the job starts.
         """
         job = Job(
             id=self.next_id,
@@ -226,6 +226,8 @@ class Engine:
             return existing, False
         draft = draft or self.draft(spec, now)
         job = draft.job
+        # Whoever asks for what came since a job that was made meanwhile must not miss it.
+        job.created_at = now
         self._adopt(draft)
         self.jobs[job.id] = job
         if job.key is not None:

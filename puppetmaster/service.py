@@ -249,6 +249,8 @@ class Service:
 
     def accepted(self, request: Request, attempt: int) -> None:
         """The broker has a request; see ACCEPTED_DELAY."""
+        if attempt != request.attempt:
+            return  # of two connections one may be late, and its word must not take the place of that on the newest
         self._accepted[request.id] = attempt, self._now()
         if self._noting is None:
             self._noting = asyncio.get_running_loop().call_later(ACCEPTED_DELAY, self._note_accepted)
@@ -281,7 +283,10 @@ class Service:
 
     def take(self, answer: Answer) -> Verdict:
         """A device answered; what that changes is on disk when :meth:`durable` returns."""
-        self._note_accepted_one(answer.request_id)
+        if answer.code < 300:
+            self._note_accepted_one(answer.request_id)
+        else:
+            self._note_accepted()  # it may end its whole job
         verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
         if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
             verdict = Verdict.APPLIED
@@ -289,7 +294,7 @@ class Service:
 
     def refuse(self, destination: str, request_id: int, reason: str) -> Verdict:
         """A device answered with more than can be taken; durable as in :meth:`take`."""
-        self._note_accepted_one(request_id)
+        self._note_accepted()
         verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
         return self._noted(verdict, destination, request_id)
 
@@ -518,16 +523,17 @@ class Service:
 
     async def _submit(self, spec: JobSpec) -> Job:
         self._check_store()
-        draft = None
+        draft, now = None, self._now()
         if self._engine.job_of_key(spec.key, spec.fingerprint) is None:
-            spec = self._engine.resolve(spec, self._now())
+            spec = self._engine.resolve(spec, now)
             self._check_size(spec)
             if spec.total > SLICE:
-                draft = await self._draft(spec)
+                draft = await self._draft(spec, now)
+                now = self._now()
             else:
                 self._check_memory(spec)
         try:
-            job, created = self._engine.submit(spec, self._now(), draft)
+            job, created = self._engine.submit(spec, now, draft)
         except KeyConflict:
             self._discard(draft)
             raise
@@ -538,17 +544,18 @@ class Service:
             raise StoreUnavailable("the job that this key stood for could not be saved; send it again")
         return job
 
-    async def _draft(self, spec: JobSpec) -> Draft | None:
+    async def _draft(self, spec: JobSpec, resolved_at: float) -> Draft | None:
         """Make the requests of a large job, and put them into the store, with turns for the loop in between.
 
         As long as there is no document of their job they are nobody's: a kill leaves all of the job or nothing. None
-        when another caller has made the job meanwhile.
+        when another caller has made the job meanwhile. Its start time may come while it waits for its turn here: its
+        targets are looked up then if they were not at ``resolved_at``.
         """
         async with self._drafting:
             if self._engine.job_of_key(spec.key, spec.fingerprint) is not None:
                 return None
             self._check_memory(spec)
-            draft = self._engine.draft(spec, self._now())
+            draft = self._engine.draft(spec, resolved_at)
             try:
                 while made := draft.make(SLICE):
                     self._put_requests(made.values())
@@ -562,6 +569,7 @@ class Service:
     def _discard(self, draft: Draft | None) -> None:
         """Take a large job back that nobody has heard of."""
         if draft is not None:
+            draft.job.lines = ()  # they hold its requests in a cycle, and the collector comes late
             self._store.remove(REQUESTS, draft.requests)
             self._work.set()
 
@@ -764,6 +772,9 @@ class Service:
             for job in self._engine.retire(now):
                 logger.info("job %d is removed: it ended long ago, or too many did since", job.id,
                             extra={"event": "job_expired", "job": job.id})
+        due = self._engine.next_wake()
+        if due is not None and due <= now:
+            self._note_accepted()  # what ends now tells for good whether the broker had it
         self._engine.tick(now)
 
     def _take_batch(self) -> _Batch:

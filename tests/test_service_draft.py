@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from puppetmaster.documents import JOBS, REQUESTS
 from puppetmaster.errors import KeyConflict, StoreUnavailable
-from puppetmaster.models import FIRST_ID
+from puppetmaster.models import FIRST_ID, Request
 from puppetmaster.service import SLICE
+from puppetmaster.times import to_text
 from tests.test_service import Bench, job, refused, run, settle, until
+from tests.test_service_devices import Fleet
 
 SLICES = 20
 
@@ -230,5 +233,103 @@ def test_an_answer_that_comes_while_its_request_is_about_to_be_put_is_put_with_i
             request = bench.store.durable(REQUESTS, one["requests"][0])
             assert request is not None
             assert request["result"] == {"precious": 1}
+
+    run(main)
+
+
+def test_a_job_that_took_its_time_to_be_made_is_not_missed_by_who_asks_for_what_came_since_another() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large())
+            bench.now += 1.0
+            small = await bench.service.create_job(job("elsewhere"))
+            bench.now += 1.0
+            made = await posting
+            assert small["createdAt"] < made["createdAt"]
+            found = await bench.service.list_jobs({"since": small["createdAt"]})
+            assert [view["id"] for view in found] == [made["id"], small["id"]]
+
+    run(main)
+
+
+def test_targets_are_looked_up_when_the_start_time_comes_before_the_turn_to_be_made() -> None:
+    async def main() -> None:
+        async with Bench(directory=Fleet("found")) as bench:
+            first = await begun(bench, large())
+            body = {**large(startAt=to_text(bench.now + 5.0)), "targets": {"labels": {"id": ["found"]}}}
+            second = asyncio.create_task(bench.service.create_job(body))
+            for _ in range(100_000):  # its body is read in a thread, too
+                await asyncio.sleep(0)
+                if bench.service._drafting._waiters:
+                    break
+            bench.now += 10.0
+            await first
+            made = await second
+            shown = await bench.service.show_job(made["id"], {"destination": "found", "collection": "false"})
+            assert (shown["totalCount"], len(shown["requests"])) == (SLICES * SLICE + 1, 1)
+
+    run(main)
+
+
+def test_a_large_job_that_nobody_wants_any_more_is_let_go_of_without_the_collector() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            posting = await begun(bench, large())
+            gc.collect()
+            gc.disable()
+            try:
+                posting.cancel()
+                await asyncio.wait([posting])
+                del posting
+                await settle()
+                assert not any(isinstance(held, Request) for held in gc.get_objects())
+            finally:
+                gc.enable()
+
+    run(main)
+
+
+def test_the_word_of_the_broker_on_an_earlier_attempt_does_not_hide_that_on_the_newest() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("a", retry={"limit": 1, "delay": 1, "on": [500]}))
+            await settle()
+            await bench.answer(made["requests"][0], 500)
+            await bench.later(2.0)
+            (request, first), (_, second) = bench.outlet.sent
+            bench.service.accepted(request, second)
+            bench.service.accepted(request, first)
+            shown = await bench.service.show_request(made["requests"][0])
+            assert (shown["__request"]["attempt"], shown["__request"]["status"]) == (2, "sent")
+
+    run(main)
+
+
+def test_what_ends_with_an_aborted_job_tells_whether_the_broker_had_it() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("a", "b", abort={"errorPercent": 1}))
+            await settle()
+            bench.accept_all()
+            await bench.answer(made["requests"][0], 500)
+            shown = await bench.service.show_request(made["requests"][1])
+            assert shown["__request"]["status"] == "canceled"
+            assert shown["__request"]["sentAt"] == made["createdAt"]
+
+    run(main)
+
+
+def test_what_ends_with_the_time_of_its_job_tells_whether_the_broker_had_it() -> None:
+    async def main() -> None:
+        async with Bench() as bench:
+            made = await bench.service.create_job(job("a", timeout=5))
+            await settle()
+            bench.accept_all()
+            bench.now += 10.0
+            bench.service.link(True)
+            await until(lambda: bench.service.is_final(made["requests"][0]))
+            shown = await bench.service.show_request(made["requests"][0])
+            assert shown["__request"]["status"] == "timeout"
+            assert shown["__request"]["sentAt"] == made["createdAt"]
 
     run(main)
