@@ -638,7 +638,7 @@ class Bus:
         return waiter
 
     def _arrived(self, client: _Client, arrival: Arrival) -> None:
-        if arrival.acknowledged and client is self._client:
+        if arrival.acknowledged and self.connected and client is self._client:
             self._take_acknowledgements(client, arrival.acknowledged)
         if arrival.unreadable:
             client.acknowledge(arrival.unreadable)

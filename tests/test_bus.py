@@ -246,6 +246,44 @@ def test_a_broker_that_reads_no_more_is_left_and_nothing_is_kept_open(monkeypatc
         run_fast(main(broker))
 
 
+def test_an_acknowledgement_counts_only_for_what_was_sent_on_its_connection() -> None:
+    async def main() -> None:
+        sent: asyncio.Queue[int] = asyncio.Queue()
+        has_lost = False
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal has_lost
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    kind, length = await reader.readexactly(2)
+                    packet = await reader.readexactly(length)
+                    if kind >> 4 == 1:  # CONNECT
+                        writer.write(b"\x20\x03\x01\x00\x00")
+                    elif kind >> 4 == 8:  # SUBSCRIBE; before it is confirmed all that could be meant is from before
+                        writer.write(b"".join(b"\x40\x02" + bytes([0, ident]) for ident in range(10)) * has_lost)
+                        writer.write(bytes([0x90, 4, *packet[:2], 0, 1]))
+                    elif kind >> 4 == 3:  # PUBLISH
+                        sent.put_nowait(kind)
+                        if not has_lost:
+                            has_lost = True
+                            writer.transport.abort()
+                        else:
+                            writer.write(b"\x40\x02" + packet[3:5])
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = BrokerAddress(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+            bus = Bus(address, "sender", topics=["/t"], persistent=True)
+            await bus.start(TIMEOUT)
+            try:
+                bus.publish("a", b"word")
+                assert await bus.flush(TIMEOUT)
+                assert sent.qsize() == 2
+            finally:
+                await bus.close(drain=0)
+
+    run(main)
+
+
 def test_a_start_with_a_limit_of_time_says_why_there_is_no_connection() -> None:
     async def main() -> None:
         bus = Inbox().make(BrokerProcess(port=free_port()), "alone")
