@@ -31,12 +31,9 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
                 await stand.restart_bundle(fresh=True)
             idle.append(stand.resident())
             peaks[small].append(await _peak(stand, small, idle[-1]))
-            after = [await _rested(stand)]
-            left.append((after[0] - idle[-1]) / small)
-            for _ in range(JOBS - 1):
-                await stand.run_job(small)
-                after.append(await _rested(stand))
-            grown.append((after[-1] - after[WARM - 1]) / (small * (JOBS - WARM)))
+            left.append((await _rested(stand) - idle[-1]) / small)
+            warm = await _after(stand, small, WARM - 1)
+            grown.append((await _after(stand, small, JOBS - WARM) - warm) / (small * (JOBS - WARM)))
             await stand.restart_bundle(fresh=True)
             peaks[large].append(await _peak(stand, large, stand.resident()))
             options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and "
@@ -54,6 +51,13 @@ async def _peak(stand: Stand, count: int, idle: float) -> float:
     stand.forget_peak()
     await stand.run_job(count)
     return (stand.peak() - idle) / count
+
+
+async def _after(stand: Stand, count: int, jobs: int) -> float:
+    """Bytes of memory when that many more jobs have ended."""
+    for _ in range(jobs):
+        await stand.run_job(count)
+    return await _rested(stand)
 
 
 async def _rested(stand: Stand) -> float:
