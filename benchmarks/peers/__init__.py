@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -160,13 +160,15 @@ async def _running(command: Sequence[str], env: Mapping[str, str]) -> AsyncItera
     try:
         yield
     finally:
-        if child.returncode is None:
-            child.terminate()
-            try:
-                await asyncio.wait_for(child.wait(), END_TIMEOUT)
-            except asyncio.TimeoutError:
-                os.killpg(child.pid, signal.SIGKILL)  # the worker's processes too
-                await child.wait()
+        try:
+            if child.returncode is None:
+                child.terminate()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(child.wait(), END_TIMEOUT)
+        finally:  # the worker's processes too, and also when this is called off
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
 
 
 async def _listening(port: int) -> None:
