@@ -78,6 +78,12 @@ connection for a quarter of an hour, until the system gives up on it, and nobody
 REFUSED = 0x80
 """From this code on a broker's answer is a no."""
 
+PACKET_TOO_LARGE = 149
+"""The broker's reason where a message is larger than it takes (MQTT 5, 2.4)."""
+
+MAX_OVERHEAD = 10
+"""Bytes of a PUBLISH beside topic and payload, at the most."""
+
 DENIED = "it does not take the user or the password"
 """Begins the reason where it is that."""
 
@@ -254,6 +260,12 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
         handler.id_generator._max = handler._default_id_max
         return max(1, int(handler._connack_properties.get("receive_maximum", [MAX_UNACKNOWLEDGED])[0]))
 
+    @property
+    def max_packet(self) -> int | None:
+        """Bytes of the largest packet that the broker takes, where it says so: else it hangs up."""
+        said = self._package_handler._connack_properties.get("maximum_packet_size")
+        return int(said[0]) if said else None
+
     def forget(self, ident: int) -> None:
         """The broker has acknowledged it: its id may be given away again."""
         self._package_handler.id_generator.free_id(ident)
@@ -336,6 +348,7 @@ class Bus:
         self._unacknowledged: dict[int, _Publication] = {}
         self._unacknowledged_bytes = 0
         self._capacity = MAX_UNACKNOWLEDGED
+        self._max_packet: int | None = None
         self._version = self._first_version = version
         self._best_version = MQTTv311
         """What the broker is known to speak of those up to the first: one that only stalled is not spoken to in
@@ -576,6 +589,7 @@ class Bus:
             self.reconnects += 1
         self._was_connected = True
         self._capacity = min(MAX_UNACKNOWLEDGED, client.take_limit())
+        self._max_packet = client.max_packet
         # Without the session the order of what was out and what waits is kept as well: out first.
         out = list(self._unacknowledged.values())
         self._unacknowledged.clear()
@@ -622,12 +636,17 @@ class Bus:
         self._pump()
 
     def _refused(self, mid: int, reason: int) -> None:
-        """Say it: to all who wait for it, the publication is with the broker now."""
         entry = self._unacknowledged.get(mid)
-        if entry is not None and (count := self._seldom.due("refused")):
+        if entry is not None:
+            self._tell_refused(entry, reason)
+
+    def _tell_refused(self, entry: _Publication, reason: int) -> None:
+        """Say it: to all who wait for it, the publication is with the broker now."""
+        if count := self._seldom.due("refused"):
             logger.warning(
-                "the broker at %s refuses what is published on %.200s (reason %d): has this user the right to?",
+                "the broker at %s refuses what is published on %.200s (reason %d): %s",
                 self.address, entry.topic, reason,
+                "it takes no message as large" if reason == PACKET_TOO_LARGE else "has this user the right to?",
                 extra={"event": "publish_refused", "topic": entry.topic, "code": reason, "count": count},
             )  # fmt: skip
 
@@ -710,6 +729,13 @@ class Bus:
                 self._waiting.popleft()
                 continue
             payload = _bytes_of(entry.payload)
+            if self._max_packet is not None and _size_of(entry.topic, payload) > self._max_packet:
+                # The broker would hang up, each time that it comes, and take nothing that follows.
+                self._waiting.popleft()
+                self._tell_refused(entry, PACKET_TOO_LARGE)
+                if entry.done is not None:
+                    entry.done()
+                continue
             try:
                 ident = client.send(entry.topic, payload, entry.qos, entry.retain)
             except OverflowError:
@@ -743,6 +769,10 @@ class Bus:
 
 def _bytes_of(payload: bytes | Callable[[], bytes]) -> bytes:
     return payload if isinstance(payload, bytes) else payload()
+
+
+def _size_of(topic: str, payload: bytes) -> int:
+    return len(topic.encode()) + len(payload) + MAX_OVERHEAD
 
 
 def _ignore(topic: str, payload: bytes) -> None:

@@ -19,7 +19,7 @@ import pytest
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
 from puppetmaster.address import BrokerAddress
-from puppetmaster.bus import DENIED, MAX_BATCH, MAX_BATCHES, MAX_UNACKNOWLEDGED_BYTES, Bus, Will
+from puppetmaster.bus import DENIED, MAX_BATCH, MAX_BATCHES, MAX_OVERHEAD, MAX_UNACKNOWLEDGED_BYTES, Bus, Will
 from puppetmaster.embedded.broker import BrokerProcess, find_mosquitto, free_port
 from puppetmaster.errors import BusError
 from puppetmaster.loop import run as run_fast
@@ -351,6 +351,25 @@ def test_a_publication_that_the_broker_refuses_is_logged_with_its_topic(
     refusals = [record for record in caplog.records if getattr(record, "event", "") == "publish_refused"]
     assert len(refusals) == 1, "not one for each"
     assert "forbidden/1 (reason 135)" in refusals[0].getMessage()
+
+
+def test_a_message_that_is_too_large_for_the_broker_is_refused_and_holds_up_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        with BrokerProcess(defaults=True, extra=["max_packet_size 20000"]) as broker:
+            async with connected(broker, "both", topics=["/t"]) as (bus, inbox):
+                done: list[str] = []
+                bus.publish("/t", bytes(20_000), done=lambda: done.append("too large"))
+                bus.publish("/t", bytes(20_000 - MAX_OVERHEAD - len("/t")), done=lambda: done.append("just not"))
+                assert await bus.flush(TIMEOUT)
+                assert done == ["too large", "just not"]
+                assert len(await inbox.next()) == 20_000 - MAX_OVERHEAD - len("/t")
+                assert bus.reconnects == 0
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    assert "refuses what is published on /t (reason 149)" in caplog.text
 
 
 def test_a_subscription_that_the_broker_refuses_is_logged_with_its_topic(caplog: pytest.LogCaptureFixture) -> None:
