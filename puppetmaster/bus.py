@@ -262,7 +262,7 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
 
     @property
     def max_packet(self) -> int | None:
-        """Bytes of the largest packet that the broker takes, where it says so: else it hangs up."""
+        """Bytes of the largest packet that the broker takes, where it says so; at a larger one it hangs up."""
         said = self._package_handler._connack_properties.get("maximum_packet_size")
         return int(said[0]) if said else None
 
