@@ -49,8 +49,9 @@ class GroupCommit:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether something is being written."""
-        return self._flight is not None and not self._flight.done()
+        """Whether something is being written, or about to be: who has boarded leaves when the write before has landed,
+        and looks for no other."""
+        return self._boarding is not None or not self._is_free
 
     def wait_for(self, work: Future[None]) -> None:
         """Have the next write wait for other work of the thread; only while nothing is under way."""
@@ -62,7 +63,7 @@ class GroupCommit:
         Raises StoreUnavailable when it failed. Cancelling one caller does not disturb the others.
         """
         loop = asyncio.get_running_loop()
-        boarding, is_free = self._boarding, not self.is_under_way
+        boarding, is_free = self._boarding, self._is_free
         if boarding is None or boarding.loop is not loop:
             boarding = self._boarding = _Passengers(loop)
             if self._flight is not None and not is_free:
@@ -72,6 +73,10 @@ class GroupCommit:
             # At once: the next round of the loop may be a millisecond away. Who comes too late shares the next one.
             self._take_off(boarding)
         await waiter
+
+    @property
+    def _is_free(self) -> bool:
+        return self._flight is None or self._flight.done()
 
     def _take_off(self, passengers: _Passengers) -> None:
         if self._boarding is not passengers:

@@ -151,7 +151,9 @@ class TinyStore:
 
     def _tidy(self) -> None:
         """Compact while nobody waits for the disk, if there is nothing to be written and it is worth it."""
-        if not (self._group.is_under_way or self._ledger.changed) and self._journal.is_worth_tidying():
+        if self._ledger.closed or self._ledger.changed or self._group.is_under_way:
+            return
+        if self._journal.is_worth_tidying():
             self._group.wait_for(self._writer.submit(self._compact, self._ledger.freeze()))
 
     # All three run in the writer thread.

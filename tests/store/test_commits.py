@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 
 from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store import TinyStore
+from puppetmaster.store.group import GroupCommit
 from tests.store.faulty import FaultyFileSystem, always
 
 
@@ -83,3 +85,25 @@ def test_all_bytes_that_go_to_the_files_are_counted(store, tmp_path):
         assert store.bytes_written == before + on_disk()
 
     asyncio.run(write())
+
+
+def test_between_two_writes_of_which_the_second_has_passengers_there_is_no_time_for_anything_else():
+    async def board() -> None:
+        flights: list[Future[None]] = []
+
+        def depart() -> tuple[Future[None], Future[None]]:
+            flights.append(Future())
+            return flights[-1], flights[-1]
+
+        group = GroupCommit(depart)
+        first, second = asyncio.create_task(group.commit()), asyncio.create_task(group.commit())
+        await asyncio.sleep(0)
+        assert len(flights) == 1
+        flights[0].set_result(None)  # the loop hears of it in its next round
+        assert group.is_under_way
+        await first
+        flights[1].set_result(None)
+        await second
+        assert not group.is_under_way
+
+    asyncio.run(board())
