@@ -405,7 +405,7 @@ class Bus:
     @property
     def has_room(self) -> bool:
         """Whether what is published now goes out at once: there is a connection, and the broker takes more on it."""
-        return self.connected and not self._waiting and self._has_room()
+        return not self._waiting and self._has_room()
 
     @property
     def is_idle(self) -> bool:
@@ -449,9 +449,12 @@ class Bus:
                     done()
             return
         self._idle.clear()
-        self._waiting.append(_Publication(topic, payload, qos, retain, done, wanted))
-        if len(self._waiting) == 1:  # else those before it wait for the broker
-            self._pump()
+        entry = _Publication(topic, payload, qos, retain, done, wanted)
+        # Others may wait for the broker already; their turn comes first.
+        if self._waiting or not self._has_room() or not self._transmit(entry):
+            self._waiting.append(entry)
+        else:
+            self._check_idle()
 
     async def subscribe(self, *topics: str) -> None:
         """Subscribe to more topics, now and after every reconnect; returns when the broker confirmed them.
@@ -722,33 +725,37 @@ class Bus:
     # What is on its way out
 
     def _pump(self) -> None:
-        client = self._client
-        while self._waiting and self.connected and client is not None and self._has_room():
-            entry = self._waiting[0]
-            if entry.wanted is not None and not entry.wanted():
-                self._waiting.popleft()
-                continue
-            payload = _bytes_of(entry.payload)
-            if self._max_packet is not None and _size_of(entry.topic, payload) > self._max_packet:
-                # The broker would hang up, each time that it comes, and take nothing that follows.
-                self._waiting.popleft()
-                self._tell_refused(entry, PACKET_TOO_LARGE)
-                if entry.done is not None:
-                    entry.done()
-                continue
-            try:
-                ident = client.send(entry.topic, payload, entry.qos, entry.retain)
-            except OverflowError:
-                return  # thousands of subscriptions have the ids; their acknowledgements come back here
+        while self._waiting and self._has_room() and self._transmit(self._waiting[0]):
             self._waiting.popleft()
-            self._unacknowledged[ident] = entry
-            entry.size = len(payload)
-            self._unacknowledged_bytes += entry.size
         self._check_idle()
 
     def _has_room(self) -> bool:
-        few = len(self._unacknowledged) < self._capacity
-        return few and self._unacknowledged_bytes < MAX_UNACKNOWLEDGED_BYTES
+        return (
+            self.connected
+            and len(self._unacknowledged) < self._capacity
+            and self._unacknowledged_bytes < MAX_UNACKNOWLEDGED_BYTES
+        )
+
+    def _transmit(self, entry: _Publication) -> bool:
+        """Send what has its turn, if it is wanted; false when it has to wait."""
+        assert self._client is not None, "there is no connection without one"
+        if entry.wanted is not None and not entry.wanted():
+            return True
+        payload = _bytes_of(entry.payload)
+        if self._max_packet is not None and _size_of(entry.topic, payload) > self._max_packet:
+            # The broker would hang up, each time that it comes, and take nothing that follows.
+            self._tell_refused(entry, PACKET_TOO_LARGE)
+            if entry.done is not None:
+                entry.done()
+            return True
+        try:
+            ident = self._client.send(entry.topic, payload, entry.qos, entry.retain)
+        except OverflowError:
+            return False  # thousands of subscriptions have the ids; their acknowledgements bring the next attempt
+        self._unacknowledged[ident] = entry
+        entry.size = len(payload)
+        self._unacknowledged_bytes += entry.size
+        return True
 
     def _acknowledged(self, ident: int) -> None:
         """The broker has a publication at QoS 2."""

@@ -346,22 +346,39 @@ class Engine:
         request.sent_at = at
         self._move(request, RequestEvent.ACCEPT, "the broker has it")
 
-    def answer(self, destination: str, request_id: int, code: int, data: Any, now: float) -> Verdict:
-        """A device answered; ``destination`` is what the topic of the answer names."""
+    def answer(
+        self,
+        destination: str,
+        request_id: int,
+        code: int,
+        data: Any,
+        now: float,
+        accepted: tuple[int, float] | None = None,
+    ) -> Verdict:
+        """A device answered; ``destination`` is what the topic of the answer names.
+
+        :param accepted: the attempt that the broker has, and since when, if nobody has said so (:meth:`accepted`).
+        """
         request = self.requests.get(request_id)
         if request is None:
             return Verdict.LATE if self._job_of(request_id) else Verdict.UNKNOWN
         if request.destination != destination:
+            if accepted is not None:
+                self.accepted(request_id, *accepted)
             return Verdict.FOREIGN
         if request.status in REQUEST_FINAL:
             return Verdict.DUPLICATE if request.code is not None else Verdict.LATE
         if request.attempt == 0:
             return Verdict.UNKNOWN
-        if code == 102:
-            return self._progress(request, data, now)
         if 200 <= code < 300:
+            if accepted is not None and accepted[0] == request.attempt:
+                request.sent_at = accepted[1]  # to have been sent is no news any more: 1 µs less than that change
             self._end(request, _RESOLVE, now, code=code, result=data, reason=_answered(code))
             return _APPLIED
+        if accepted is not None:
+            self.accepted(request_id, *accepted)
+        if code == 102:
+            return self._progress(request, data, now)
         if code == 403 and IN_FLIGHT in _message_of(data):
             return self._ask_again(request, now)
         if code in request.job.limits.retry.on:

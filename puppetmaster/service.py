@@ -266,11 +266,6 @@ class Service:
                 self._engine.accepted(request_id, attempt, at)
             self._work.set()
 
-    def _note_accepted_one(self, request_id: int) -> None:
-        noted = self._accepted.pop(request_id, None)
-        if noted is not None:
-            self._engine.accepted(request_id, *noted)
-
     def know_who_is_away(self, known: bool) -> None:
         """Tell whether the devices have had the time to say whether they are there."""
         self._engine.know_who_is_away(known)
@@ -283,11 +278,12 @@ class Service:
 
     def take(self, answer: Answer) -> Verdict:
         """A device answered; what that changes is on disk when :meth:`durable` returns."""
-        if answer.code < 300:
-            self._note_accepted_one(answer.request_id)
-        else:
+        accepted = self._accepted.pop(answer.request_id, None)
+        if answer.code >= 300:
             self._note_accepted()  # it may end its whole job
-        verdict = self._engine.answer(answer.destination, answer.request_id, answer.code, answer.data, self._now())
+        verdict = self._engine.answer(
+            answer.destination, answer.request_id, answer.code, answer.data, self._now(), accepted
+        )
         if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
             verdict = Verdict.APPLIED
         return self._noted(verdict, answer.destination, answer.request_id)

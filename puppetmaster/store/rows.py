@@ -125,6 +125,8 @@ class StoredRows:
         self._counts = [0, *accumulate(len(block.ids) for block in self.blocks)]
         self._firsts = [block.ids[0] for block in self.blocks]
         self._order = None if self._is_ascending() else self._sort()
+        self._highest = self.blocks[-1].ids[-1] if self.blocks else -(2**63)
+        """The last id, where they ascend."""
         # What was read last: rows that belong together are asked for one after the other.
         self._at_hand: tuple[Block | None, bytes] = (None, b"")
         self._pinned: dict[int, bytes] = {}
@@ -181,6 +183,8 @@ class StoredRows:
             ids, positions = self._order
             index = bisect_left(ids, doc_id)
             return positions[index] if index < len(ids) and ids[index] == doc_id else None
+        if doc_id > self._highest:
+            return None  # as of all rows that are new
         number = bisect_right(self._firsts, doc_id) - 1
         if number < 0:
             return None
