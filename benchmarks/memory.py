@@ -54,10 +54,11 @@ async def _peak(stand: Stand, count: int, idle: float) -> float:
 
 
 async def _after(stand: Stand, count: int, jobs: int) -> float:
-    """Bytes of memory when that many more jobs have ended."""
+    """Bytes of memory when that many more jobs have ended, each with a rest in which the store tidies up."""
     for _ in range(jobs):
         await stand.run_job(count)
-    return await _rested(stand)
+        resident = await _rested(stand)
+    return resident
 
 
 async def _rested(stand: Stand) -> float:
