@@ -13,6 +13,7 @@ import pytest
 from benchmarks import peers
 from benchmarks.options import Failed
 from benchmarks.results import Results
+from tests.running import running
 
 DEVICES = ["device-1", "device-2"]
 
@@ -45,7 +46,7 @@ def test_a_script_that_does_not_end_is_ended(folder: Path, monkeypatch: pytest.M
     (folder / "peer.py").write_text("import signal; signal.pause()")
     with pytest.raises(Failed, match="has not ended"):
         asyncio.run(peers._rate("peer.py", devices=DEVICES))
-    assert not [child for child in psutil.Process().children() if "peer.py" in " ".join(child.cmdline())]
+    assert not running("peer.py")
 
 
 STUBBORN = """

@@ -15,6 +15,7 @@ from benchmarks import __main__ as command
 from benchmarks.options import Failed
 from benchmarks.programs import TooSlow, output_of
 from benchmarks.stand import Timed
+from tests.running import running
 
 FOREVER = "import signal; signal.pause()"
 
@@ -27,7 +28,7 @@ def run(script: str, **how: object) -> str:
 
 
 def left() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "signal.pause" in " ".join(child.cmdline())]
+    return running("signal.pause")
 
 
 def test_a_program_is_given_its_input_and_tells_its_output() -> None:
