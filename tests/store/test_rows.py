@@ -56,7 +56,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps=st.lists(STEPS, max_size=40))
 def test_they_behave_like_a_dict_across_compactions_that_succeed_or_fail_and_restarts(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("store")
