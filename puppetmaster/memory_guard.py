@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
-LIVE_BYTES = 1450
+LIVE_BYTES = 1300
 """Bytes for each request of a job while it runs, at the peak; measured, see docs/operations.md, Sizes."""
 
 KEPT_BYTES = 20

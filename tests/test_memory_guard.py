@@ -38,7 +38,7 @@ def test_a_job_that_fits_is_taken_and_one_that_does_not_is_refused() -> None:
         admit(guard, 41 * MIB)
     assert caught.value.code == 503
     assert str(caught.value) == (
-        "memory is short: a job of 29649 requests takes about 41 MiB, and 60 of 100 MiB are in use; remove jobs, wait "
+        "memory is short: a job of 33070 requests takes about 41 MiB, and 60 of 100 MiB are in use; remove jobs, wait "
         "until some have ended, or raise max_memory"
     )
     assert guard.refused == 1
