@@ -14,6 +14,7 @@ from puppetmaster.errors import KeyConflict, StoreUnavailable
 from puppetmaster.models import FIRST_ID, Request
 from puppetmaster.service import SLICE
 from puppetmaster.times import to_text
+from puppetmaster.views import View
 from tests.test_service import Bench, job, refused, run, settle, until
 from tests.test_service_devices import Fleet
 
@@ -153,14 +154,20 @@ def test_a_store_that_fails_while_a_large_job_is_being_made_leaves_nothing_of_it
     run(main)
 
 
+async def half_canceled(bench: Bench) -> tuple[View, asyncio.Task[View]]:
+    """A large job whose end is on its way to the store: two slices of it are there."""
+    made = await bench.service.create_job(large())
+    await settle()
+    bench.log.clear()
+    canceling = asyncio.create_task(bench.service.update_job(made["id"], {"status": "canceled"}))
+    await until(lambda: len(puts(bench)) == 2)
+    return made, canceling
+
+
 def test_a_large_job_that_is_canceled_goes_to_the_store_in_slices_and_in_one_commit() -> None:
     async def main() -> None:
         async with Bench() as bench:
-            made = await bench.service.create_job(large())
-            await settle()
-            bench.log.clear()
-            canceling = asyncio.create_task(bench.service.update_job(made["id"], {"status": "canceled"}))
-            await until(lambda: len(puts(bench)) == 2)
+            _, canceling = await half_canceled(bench)
             assert puts(bench) == [SLICE, SLICE]
             assert bench.of("commit") == []
             await canceling
@@ -175,11 +182,7 @@ def test_a_large_job_that_is_canceled_goes_to_the_store_in_slices_and_in_one_com
 def test_whoever_reads_while_a_large_job_goes_to_the_store_sees_all_of_it() -> None:
     async def main() -> None:
         async with Bench() as bench:
-            made = await bench.service.create_job(large())
-            await settle()
-            bench.log.clear()
-            canceling = asyncio.create_task(bench.service.update_job(made["id"], {"status": "canceled"}))
-            await until(lambda: len(puts(bench)) == 2)
+            made, canceling = await half_canceled(bench)
             small = asyncio.create_task(bench.service.create_job(job("elsewhere")))
             shown = await bench.service.show_job(made["id"], {"status": "created"})
             assert (shown["status"], shown["requests"]) == ("canceled", [])
