@@ -1,11 +1,13 @@
 """Commands that talk to a bundle: what they send, what they print, how they end."""
 
+import itertools
 import json
 import logging
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -441,11 +443,15 @@ def test_watching_as_json_is_a_line_for_each_change(stub, invoke, monkeypatch):
 
 def test_without_a_terminal_there_is_a_line_a_second_at_most_and_one_at_the_end(stub, invoke, monkeypatch):
     monkeypatch.setattr(bus_client, "POLL_PERIOD", 0.01)
+    clock = itertools.count(100.0, 0.3)  # of its own: a busy machine may take seconds for these states
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     states = [make_job(sent=10 - done, resolved=done) for done in range(10)]
     answers(stub, *((200, job) for job in states), (200, make_job(status="resolved", resolved=10)))
     lines = invoke("jobs", "watch", "1000000").stdout.splitlines()
     assert lines == [
         "job 1000000 dispatching 0 %: 10 sent",
+        "job 1000000 dispatching 40 %: 6 sent, 4 resolved",
+        "job 1000000 dispatching 80 %: 2 sent, 8 resolved",
         "job 1000000 resolved 100 %: 10 resolved",
         "job 1000000 resolved: 10 of 10 resolved, 0 errors, in 2.50 s",
     ]
