@@ -17,6 +17,7 @@ from puppetmaster.backup import FACTORY, ID_GAP, MANIFEST, back_up, restore
 from puppetmaster.documents import JOBS, META, META_ID, REQUESTS
 from puppetmaster.errors import BackupFailed
 from puppetmaster.store import TinyStore, journal, replica
+from tests.store.workload import wait_for_threads
 
 NOW = 1_700_000_000.0
 
@@ -123,7 +124,7 @@ def test_a_compaction_between_the_snapshot_and_its_journal_is_noticed(
             if len(generations) <= 3:
                 put(site.store, 2_000_000 + len(generations))
                 asyncio.run_coroutine_threadsafe(site.store.commit(), loop).result(30)
-                site.store._writer.submit(int).result(30)  # behind the compaction
+                wait_for_threads(site.store)
             return generations[-1]
 
         monkeypatch.setattr(journal.Journal, "is_oversized", lambda self: True)

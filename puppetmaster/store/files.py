@@ -66,6 +66,13 @@ class FileSystem:
         """Close a descriptor."""
         os.close(descriptor)
 
+    def read_all(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Read so many bytes, in as many steps as the system wants; fewer where the file ends."""
+        data = b""
+        while len(data) < size and (piece := self.read(descriptor, size - len(data), offset + len(data))):
+            data += piece
+        return data
+
     def write_all(self, descriptor: int, data: bytes) -> None:
         """Write all of the data, in as many steps as the system wants."""
         rest = memoryview(data)

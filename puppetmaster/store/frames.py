@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,18 +40,34 @@ _NEWER = re.compile(rb"PMJ(\d+) ")
 _LINE = re.compile(rb'\[("(?:[^"\\]|\\.)*")(?:,(null|-?\d+)(?:,(\{.*\}))?)?\]')
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """What a frame says of itself."""
+
     generation: int
     sequence: int
     length: int
     checksum: int
 
+    @classmethod
+    def of(cls, line: bytes | memoryview) -> Header | None:
+        """What a line of HEADER_SIZE bytes says; none when it is none."""
+        match = _HEADER.fullmatch(line)
+        return cls(*(int(number, 16) for number in match.groups())) if match else None
+
+    def fits(self, line: bytes | memoryview, body: bytes | memoryview) -> bool:
+        """Whether this header, which the line spells, and this body are a good frame."""
+        return self.length == len(body) and self.checksum == zlib.crc32(body, zlib.crc32(line[: HEADER_SIZE - 10]))
+
+
 
 def encode_frame(frame: Frame, generation: int, sequence: int) -> bytes:
     """Return the frame as bytes, or nothing at all when nothing has changed."""
     body = b"".join(line for table, changes in frame.items() for line in _lines(table, changes))
-    if not body:
-        return b""
+    return seal(body, generation, sequence) if body else b""
+
+
+def seal(body: bytes, generation: int, sequence: int) -> bytes:
+    """Return the frame with this body."""
     numbers = b"PMJ%d %08x %08x %08x" % (VERSION, generation, sequence, len(body))
     return b"%b %08x\n%b" % (numbers, zlib.crc32(body, zlib.crc32(numbers)), body)
 
@@ -94,21 +111,17 @@ class Replay:
     def _read_body(self) -> bytes | None:
         """Return the body of the next frame, or None when no good frame begins here."""
         start = self._file.read(HEADER_SIZE)
-        header = _parse_header(start)
+        header = Header.of(start)
         if header is None or header.length > self._size - self._file.tell():
             return None
         body = self._file.read(header.length)
-        if not self._is_good(header, start, memoryview(body)):
+        # The generation counts too: what lies behind a cut end may be left from an older file.
+        if header.generation != self._generation or not header.fits(start, body):
             return None
         if header.sequence != self.sequence + 1:
             raise self._corrupt(f"frame {header.sequence} follows frame {self.sequence}")
         self.sequence = header.sequence
         return body
-
-    def _is_good(self, header: _Header, start: bytes, body: memoryview) -> bool:
-        # The generation counts too: what lies behind a cut end may be left from an older file.
-        numbers = start[: HEADER_SIZE - 10]
-        return header.generation == self._generation and header.checksum == zlib.crc32(body, zlib.crc32(numbers))
 
     def _carry_out(self, line: bytes, tables: Tables) -> None:
         match = _LINE.fullmatch(line)
@@ -130,19 +143,42 @@ class Replay:
     def _examine_tail(self) -> None:
         self._file.seek(self.end)
         tail = memoryview(self._file.read())
-        newer = _NEWER.match(tail)
-        if newer and int(newer[1]) > VERSION:
-            raise self._corrupt(f"a newer release wrote this journal (format {int(newer[1])})")
-        for match in _HEADER.finditer(tail):
-            header = _parse_header(match[0])
-            body = tail[match.end() : match.end() + header.length] if header else tail[:0]
-            if header and len(body) == header.length and self._is_good(header, match[0], body):
-                raise self._corrupt(f"a bad frame, and a good one behind it at byte {self.end + match.start()}")
+        if newer := _newer_version(tail):
+            raise self._corrupt(f"a newer release wrote this journal (format {newer})")
+        for start, header, _ in _good_frames(tail):
+            if header.generation == self._generation:
+                raise self._corrupt(f"a bad frame, and a good one behind it at byte {self.end + start}")
 
     def _corrupt(self, detail: str) -> StoreCorrupt:
         return StoreCorrupt(self._path, self.end, detail)
 
 
-def _parse_header(line: bytes) -> _Header | None:
-    match = _HEADER.fullmatch(line)
-    return _Header(*(int(number, 16) for number in match.groups())) if match else None
+def good_bodies(path: Path) -> set[bytes]:
+    """The bodies of all good frames of a journal, whatever lies between; none without a file. Raises OSError."""
+    with suppress(FileNotFoundError):
+        return {bytes(body) for _, _, body in _good_frames(memoryview(path.read_bytes()))}
+    return set()
+
+
+def holds_copies_alone(path: Path, generation: int, known: Set[bytes]) -> bool:
+    """Whether every good frame of a journal is one of its generation, with a body that is known. Raises OSError."""
+    data = memoryview(path.read_bytes())
+    return not _newer_version(data) and all(
+        header.generation == generation and bytes(body) in known for _, header, body in _good_frames(data)
+    )
+
+
+def _good_frames(data: memoryview) -> Iterator[tuple[int, Header, memoryview]]:
+    """Find good frames: where each begins, its header and its body."""
+    for match in _HEADER.finditer(data):
+        header = Header.of(match[0])
+        body = data[match.end() : match.end() + header.length] if header else data[:0]
+        if header and header.fits(match[0], body):
+            yield match.start(), header, body
+
+
+def _newer_version(data: memoryview) -> int:
+    """The version of the format, where a newer release wrote it; else 0."""
+    match = _NEWER.match(data)
+    version = int(match[1]) if match else 0
+    return version if version > VERSION else 0

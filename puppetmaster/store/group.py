@@ -38,10 +38,10 @@ class GroupCommit:
     A write that was begun on a loop that has been closed since is waited for by the next loop.
     """
 
-    def __init__(self, depart: Callable[[], tuple[Future[None], Future[None]]]) -> None:
+    def __init__(self, depart: Callable[[], Future[None]]) -> None:
         """``depart`` takes what has gathered and hands it to the writer thread.
 
-        It returns what its passengers wait for, and what the next departure waits for.
+        It returns what its passengers wait for, and the next departure.
         """
         self._depart = depart
         self._flight: Future[None] | None = None
@@ -52,10 +52,6 @@ class GroupCommit:
         """Whether something is being written, or about to be: who has boarded leaves when the write before has landed,
         and looks for no other."""
         return self._boarding is not None or not self._is_free
-
-    def wait_for(self, work: Future[None]) -> None:
-        """Have the next write wait for other work of the thread; only while nothing is under way."""
-        self._flight = work
 
     async def commit(self) -> None:
         """Return when a write that departs after this call has landed.
@@ -83,11 +79,11 @@ class GroupCommit:
             return  # they have left, with somebody who came when the write before had just landed
         self._boarding = None
         try:
-            written, self._flight = self._depart()
+            self._flight = self._depart()
         except Exception as error:
             passengers.wake(error)
             return
-        _when_landed(written, passengers.loop, passengers.wake)
+        _when_landed(self._flight, passengers.loop, passengers.wake)
 
 
 def _when_landed(

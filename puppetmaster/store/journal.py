@@ -4,11 +4,12 @@
 frame and syncs it. Once in a while everything goes to a new snapshot and the journal begins anew:
 
 1. write ``<name>.json.tmp`` and sync it
-2. make the empty ``<name>.journal.<g+1>`` and sync it
+2. make ``<name>.journal.<g+1>``, copy to it what was committed since the snapshot was begun, and sync it
 3. rename the snapshot into place and sync the folder
 4. delete ``<name>.journal.<g>``
 
-Killed before 3, the old pair is whole; after 3, the new one. Leftovers go at the next start.
+Commits go on until the end of 2 is copied. Killed before 3, the old pair is whole; after 3, the new one. Leftovers go
+at the next start: a journal of the next generation in which there is nothing that its predecessor has not.
 
 A journal that was removed while it is open would take frames that no restart ever finds: that counts as a failure,
 before anything is written. When there is a folder of that name again, an empty one, a new snapshot goes into it.
@@ -27,14 +28,16 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import snapshot
 from puppetmaster.store.files import FileSystem, Lock
-from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame
+from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame, good_bodies, holds_copies_alone
 from puppetmaster.store.ledger import Frame, Tables
 from puppetmaster.store.rows import Rows, SnapshotFile, StoredRows
+from puppetmaster.store.tail import Tail
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +50,30 @@ MAX_COMPACTION_SIZE = 64 << 20
 MIN_QUIET_SIZE = 1 << 20
 """Bytes of journal below which compacting is not worth it even when there is nothing else to do."""
 
+SHORT_TAIL = 256 << 10
+"""Bytes that are copied while commits wait: a millisecond."""
+
 _NEW_SNAPSHOT = os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
+@dataclass(slots=True)
+class Preparation:
+    """A snapshot that is written and synced, and the journal that is to follow it; nobody knows of them yet."""
+
+    generation: int
+    descriptor: int
+    """Of the journal."""
+    snapshot_size: int
+    stored: Mapping[str, StoredRows]
+    """The tables as they lie in the snapshot."""
+    tail: Tail | None
+    """Copies what was committed meanwhile; none where nothing could be."""
+
+
 class Journal:
-    """The files of one store, locked against other processes. Not for several threads at once."""
+    """The files of one store, locked against other processes. For one thread, but for :meth:`prepare`."""
 
     def __init__(self, directory: Path, name: str, files: FileSystem | None = None) -> None:
         """Open the files, or begin with ``<name>.json.factory`` or nothing; see :attr:`tables`.
@@ -89,7 +109,8 @@ class Journal:
 
     def append(self, frame: Frame) -> None:
         """Return when the frame is on disk. Raises OSError; the journal can't be trusted then."""
-        assert self.trusted and self._descriptor is not None, "an untrusted journal has to be rewritten"
+        if not self.trusted or self._descriptor is None:
+            raise OSError(errno.EIO, "it was given up after a failure", str(self._journal(self._generation)))
         self.trusted = False
         data = encode_frame(frame, self._generation, self._sequence + 1)
         if data:
@@ -98,19 +119,21 @@ class Journal:
         self.trusted = True
 
     def is_oversized(self) -> bool:
-        """Is it time for :meth:`rewrite`?"""
+        """Is it time for a new generation?"""
         return self.size > self._limit
 
     def is_worth_tidying(self) -> bool:
-        """Is :meth:`rewrite` worth it while there is nothing else to write? An eighth of the snapshot is."""
+        """Is a new generation worth it while there is nothing else to write? An eighth of the snapshot is."""
         return self.size > self._quiet_limit
 
-    def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
-        """Replace snapshot and journal by a new generation; the journal can be trusted then.
+    def prepare(self, tables: Tables, since: int | None = None) -> Preparation:
+        """Write the snapshot of a new generation. May run in another thread than the rest, one at a time.
 
-        Returns the tables as they lie in the snapshot. Raises OSError, and StoreCorrupt when the snapshot that is to be
-        replaced was damaged. What was trusted before remains so, unless the rename itself failed. A journal that
-        was left untrusted needs another attempt.
+        ``since`` is the size that the journal had when the tables were as they are given; frames that are appended from
+        then on become part of the new generation. None where nothing is appended meanwhile.
+
+        Raises OSError, and StoreCorrupt when the snapshot or the journal that are to be replaced were damaged. What
+        was trusted before remains so.
         """
         if self._lock.is_lost:
             self._lock_again()
@@ -120,17 +143,49 @@ class Journal:
         # A refused compaction is not tried again with every commit.
         self._limit = self.size + MIN_COMPACTION_SIZE
         self._quiet_limit = self.size + MIN_QUIET_SIZE
-        descriptor, snapshot_size, stored = self._prepare(generation, tables)
-        self.trusted = False
+        try:
+            snapshot_size, stored = self._write_snapshot(generation, tables)
+            descriptor = self._create_journal(generation)
+            try:
+                tail = None if since is None else self._begin_tail(since, descriptor, generation)
+            except BaseException:
+                self._close_quietly(descriptor)
+                raise
+        except (OSError, StoreCorrupt):
+            # The space is needed, by others and by the next attempt.
+            self._remove_files_of(generation)
+            raise
+        return Preparation(generation, descriptor, snapshot_size, stored, tail)
+
+    def switch(self, prepared: Preparation) -> Mapping[str, StoredRows]:
+        """Go over to the generation that was prepared; the journal can be trusted then.
+
+        Returns the tables as they lie in the snapshot. Raises OSError, and StoreCorrupt when the journal that is to be
+        replaced was damaged. What was trusted before remains so, unless the rename itself failed. A journal that was
+        left untrusted needs another attempt, without a tail: nobody knows what is in it.
+        """
+        try:
+            if prepared.tail is not None:
+                self._finish_tail(prepared.tail)
+        except BaseException:
+            self._close_quietly(prepared.descriptor)
+            self._remove_files_of(prepared.generation)
+            raise
         try:
             self._files.replace(self._temporary, self._snapshot)
             self._files.sync_folder(self._folder)
         except BaseException:
-            self._close_quietly(descriptor)
+            # Which of the two generations is on disk, nobody knows.
+            self.trusted = False
+            self._close_quietly(prepared.descriptor)
             raise
-        self._switch(generation, descriptor, snapshot_size)
+        self._take_over(prepared)
         self._remove_leftovers()
-        return stored
+        return prepared.stored
+
+    def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
+        """Replace snapshot and journal by a new generation with these tables, at once; see :meth:`switch`."""
+        return self.switch(self.prepare(tables))
 
     def close(self) -> None:
         """Let go of the files; idempotent. Raises nothing."""
@@ -180,9 +235,17 @@ class Journal:
         return replay.sequence, replay.end, size - replay.end
 
     def _refuse_journals_of_the_future(self) -> None:
+        """See that no journal of a later generation holds what would be lost with it.
+
+        A kill in a compaction leaves one with copies. One that holds anything else belongs to a snapshot that is gone.
+        """
+        known: set[bytes] | None = None
         for generation, path in self._journals().items():
-            # An empty one is left from a rewrite that did not come to its end.
-            if generation > self._generation and self._size_of(path):
+            if generation <= self._generation or not self._size_of(path):
+                continue
+            if known is None:
+                known = good_bodies(self._journal(self._generation))
+            if not holds_copies_alone(path, generation, known):
                 raise StoreCorrupt(
                     path, 0, f"it belongs to generation {generation}, the snapshot is {self._generation}"
                 )
@@ -240,17 +303,6 @@ class Journal:
         self.size += len(data)
         self.bytes_written += len(data)
 
-    def _prepare(self, generation: int, tables: Tables) -> tuple[int, int, Mapping[str, StoredRows]]:
-        """Write what has to be there before the rename; return the new journal, the snapshot's size and its tables."""
-        try:
-            size, stored = self._write_snapshot(generation, tables)
-            return self._create_journal(generation), size, stored
-        except (OSError, StoreCorrupt):
-            # The space is needed, by others and by the next attempt.
-            self._remove_quietly(self._temporary)
-            self._remove_quietly(self._journal(generation))
-            raise
-
     def _write_snapshot(self, generation: int, tables: Tables) -> tuple[int, Mapping[str, StoredRows]]:
         descriptor = self._files.open(self._temporary, _NEW_SNAPSHOT)
         # It stays open, and is read from by whoever needs a document of it.
@@ -259,7 +311,6 @@ class Journal:
         for chunk in writing.chunks():
             self._files.write_all(descriptor, chunk)
         self._files.sync(descriptor)
-        self.bytes_written += writing.size
         return writing.size, writing.stored(file)
 
     def _create_journal(self, generation: int) -> int:
@@ -271,17 +322,41 @@ class Journal:
             raise
         return descriptor
 
-    def _switch(self, generation: int, descriptor: int, snapshot_size: int) -> None:
+    def _begin_tail(self, since: int, descriptor: int, generation: int) -> Tail:
+        """Copy what was committed until now, so that little is left to copy while commits wait."""
+        # What is in the journal must not be without its name when the snapshot has got its own.
+        self._files.sync_folder(self._folder)
+        tail = Tail(self._files, self._journal(self._generation), self._generation, since, descriptor, generation)
+        while self.size - tail.start > SHORT_TAIL:
+            tail.copy(self.size)
+        return tail
+
+    def _finish_tail(self, tail: Tail) -> None:
+        if not self.trusted:
+            raise OSError(errno.EIO, "it was given up after a failure", str(tail.path))
+        tail.copy(self.size)
+        if tail.size:
+            tail.sync()
+
+    def _take_over(self, prepared: Preparation) -> None:
         if self._descriptor is not None:
             self._close_quietly(self._descriptor)
-        self._descriptor, self._generation = descriptor, generation
+        self._descriptor, self._generation = prepared.descriptor, prepared.generation
         self._sequence = self.size = 0
-        self._set_limits(snapshot_size)
+        if prepared.tail is not None:
+            self._sequence, self.size = prepared.tail.sequence, prepared.tail.size
+        self.bytes_written += prepared.snapshot_size + self.size
+        self._set_limits(prepared.snapshot_size)
         self.trusted = True
 
     def _set_limits(self, snapshot_size: int) -> None:
         self._limit = _limit(snapshot_size)
         self._quiet_limit = max(MIN_QUIET_SIZE, snapshot_size // 8)
+
+    def _remove_files_of(self, generation: int) -> None:
+        """Remove what was made for a generation that does not come to be."""
+        self._remove_quietly(self._temporary)
+        self._remove_quietly(self._journal(generation))
 
     def _remove_leftovers(self) -> None:
         self._remove_quietly(self._temporary)

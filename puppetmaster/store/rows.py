@@ -89,10 +89,10 @@ class SnapshotFile:
 
     def read(self, start: int, size: int) -> bytes:
         """So many bytes; fewer where the file ends. Raises FileUnavailable."""
-        data = b""
-        while len(data) < size and (piece := self._read(start + len(data), size - len(data))):
-            data += piece
-        return data
+        try:
+            return self._files.read_all(self._descriptor, size, start)
+        except OSError as error:
+            raise FileUnavailable(self.path, "read", f"{error.strerror or error} at byte {start}") from error
 
     def read_block(self, block: Block) -> bytes:
         """All bytes of a block. Raises FileUnavailable, and StoreCorrupt when they are not those that were written."""
@@ -100,12 +100,6 @@ class SnapshotFile:
         if len(data) != block.size or zlib.crc32(data) != block.checksum:
             raise StoreCorrupt(self.path, block.start, "it was changed or damaged since it was opened")
         return data
-
-    def _read(self, start: int, size: int) -> bytes:
-        try:
-            return self._files.read(self._descriptor, size, start)
-        except OSError as error:
-            raise FileUnavailable(self.path, "read", f"{error.strerror or error} at byte {start}") from error
 
 
 def _close_quietly(files: FileSystem, descriptor: int) -> None:

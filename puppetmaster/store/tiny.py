@@ -6,17 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 from tinydb import TinyDB
 
 from puppetmaster.errors import StoreUnavailable
 from puppetmaster.store.files import FileSystem
 from puppetmaster.store.group import GroupCommit
-from puppetmaster.store.journal import Journal
-from puppetmaster.store.ledger import Ledger, Tables
+from puppetmaster.store.journal import Journal, Preparation
+from puppetmaster.store.ledger import Frame, Ledger, Tables
 from puppetmaster.store.port import Document
 from puppetmaster.store.table import JournalDB, JournalTable
 
@@ -34,7 +33,7 @@ class TinyStore:
     """A :class:`~puppetmaster.store.port.Store` in a folder, made by :meth:`open`.
 
     All of it is for one thread, the loop's. The disk is touched in a thread of its own, which is given encoded
-    bytes and never sees what changes afterwards.
+    bytes and never sees what changes afterwards. A second one writes new snapshots, so that no commit waits for it.
     """
 
     def __init__(self, journal: Journal, on_commit: OnCommit | None = None) -> None:
@@ -48,6 +47,11 @@ class TinyStore:
         journal.tables = {}
         self._db = JournalDB(self._ledger)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-store")
+        self._compactor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-compaction")
+        self._is_compacting = False
+        """From the moment at which the rows are frozen until they are in the snapshot, or will not come to be there."""
+        self._preparing: Future[None] | None = None
+        """Reads the frozen rows until it is done; for the writer's thread."""
         self._group = GroupCommit(self._depart)
         self._quiet: asyncio.TimerHandle | None = None
 
@@ -121,10 +125,12 @@ class TinyStore:
             self._quiet.cancel()
         try:
             await self._group.commit()
+            await self._compaction_ended()
             if self._journal.size:
-                await asyncio.wrap_future(self._writer.submit(self._compact, self._ledger.freeze()))
+                await asyncio.wrap_future(self._writer.submit(self._rewrite_if_trusted, self._ledger.freeze()))
         finally:
-            # Waits for the writer: the lock must not be free while it writes.
+            # Waits for both: the lock must not be free while they write.
+            self._compactor.shutdown(wait=True)
             self._writer.shutdown(wait=True)
             self._journal.close()
 
@@ -132,49 +138,108 @@ class TinyStore:
         table: JournalTable = self._db.table(name)  # type: ignore[assignment]
         return table
 
-    def _depart(self) -> tuple[Future[None], Future[None]]:
-        """Hand to the writer what has gathered; see GroupCommit. No other job of it is under way now."""
+    def _depart(self) -> Future[None]:
+        """Hand to the writer what has gathered; see GroupCommit. No other write of a commit is under way now."""
         if not self._journal.trusted:
             # The tables hold all that was ever put, so what had gathered needs no writing of its own.
             self._ledger.take()
-            written = self._writer.submit(self._write, self._rewrite, self._ledger.freeze())
-            return written, written
+            return self._writer.submit(self._write_anew, self._ledger.freeze())
         if not self._ledger.changed:
             nothing: Future[None] = Future()
             nothing.set_result(None)
-            return nothing, nothing
-        compacting = self._journal.is_oversized()
-        written = self._writer.submit(self._write, self._journal.append, self._ledger.take())
-        if compacting:
-            return written, self._writer.submit(self._compact, self._ledger.freeze())
-        return written, written
+            return nothing
+        frame = self._ledger.take()
+        if self._is_compacting or not self._journal.is_oversized():
+            return self._writer.submit(self._write, frame)
+        return self._writer.submit(self._write, frame, self._freeze())
 
     def _tidy(self) -> None:
         """Compact while nobody waits for the disk, if there is nothing to be written and it is worth it."""
-        if self._ledger.closed or self._ledger.changed or self._group.is_under_way:
+        if self._ledger.closed or self._ledger.changed or self._group.is_under_way or self._is_compacting:
             return
-        if self._journal.is_worth_tidying():
-            self._group.wait_for(self._writer.submit(self._compact, self._ledger.freeze()))
+        if self._journal.trusted and self._journal.is_worth_tidying():
+            self._writer.submit(self._begin_compaction, self._freeze())
 
-    # All three run in the writer thread.
+    def _freeze(self) -> Tables:
+        """The tables for a compaction. They hold what has been taken and nothing else."""
+        self._is_compacting = True
+        return self._ledger.freeze()
 
-    def _write(self, write: Callable[[Any], None], what: object) -> None:
-        """Write what a commit is about."""
+    async def _compaction_ended(self) -> None:
+        """Return when no compaction is under way, if none is begun meanwhile. Its steps are in this order."""
+        for thread in (self._writer, self._compactor, self._writer):
+            await asyncio.wrap_future(thread.submit(_do_nothing))
+
+    # These run in the writer's thread.
+
+    def _write(self, frame: Frame, tables: Tables | None = None) -> None:
+        """Write a commit, and then begin a compaction of these tables."""
         begun = time.perf_counter()
-        write(what)
+        try:
+            self._journal.append(frame)
+        except BaseException:
+            # Whoever hears of this freezes the rows anew, which must not change while they are read.
+            if self._preparing is not None:
+                wait([self._preparing])
+            self._is_compacting = False
+            raise
+        self._tell(begun)
+        if tables is not None:
+            self._begin_compaction(tables)
+
+    def _write_anew(self, tables: Tables) -> None:
+        """Write all there is, after a failure."""
+        begun = time.perf_counter()
+        self._rewrite(tables)
+        self._tell(begun)
+
+    def _tell(self, begun: float) -> None:
         self.commits += 1
         if self._on_commit is not None:
             self._on_commit(time.perf_counter() - begun)
 
-    def _compact(self, tables: Tables) -> None:
-        """Write a new snapshot. Its failure harms nobody: the journal goes on, or the next commit rewrites."""
-        if not self._journal.trusted:
-            return
+    def _begin_compaction(self, tables: Tables) -> None:
+        # No frame is between these tables and this size: each is written here.
+        self._preparing = self._compactor.submit(self._compact, tables, self._journal.size)
+
+    def _end_compaction(self, tables: Tables, prepared: Preparation) -> None:
         try:
-            self._rewrite(tables)
+            self._ledger.settle(tables, self._journal.switch(prepared))
         except Exception as error:
-            log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})
+            _warn(error)
+        self._is_compacting = False
+
+    def _rewrite_if_trusted(self, tables: Tables) -> None:
+        """Write a new snapshot at the end. Its failure harms nobody: the journal has it all."""
+        if self._journal.trusted:
+            try:
+                self._rewrite(tables)
+            except Exception as error:
+                _warn(error)
 
     def _rewrite(self, tables: Tables) -> None:
         """Write a new snapshot, and read from it from now on."""
         self._ledger.settle(tables, self._journal.rewrite(tables))
+
+    # This runs in the compactor's.
+
+    def _compact(self, tables: Tables, since: int) -> None:
+        """Write a new snapshot while commits go on, and have the writer go over to it between two of them.
+
+        Its failure harms nobody: the journal goes on, or the next commit rewrites.
+        """
+        try:
+            prepared = self._journal.prepare(tables, since)
+        except Exception as error:
+            _warn(error)
+            self._is_compacting = False
+        else:
+            self._writer.submit(self._end_compaction, tables, prepared)
+
+
+def _do_nothing() -> None:
+    """The work of a thread whose turn is waited for."""
+
+
+def _warn(error: Exception) -> None:
+    log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})

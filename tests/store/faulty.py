@@ -6,7 +6,10 @@ import errno
 import os
 import random
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +30,16 @@ class QuickFileSystem(FileSystem):
 
 
 class FaultyFileSystem(FileSystem):
-    """Asks two faults about every call, one before it is carried out and one after."""
+    """Asks two faults about every call, one before it is carried out and one after.
 
-    def __init__(self, before: Fault | None = None, after: Fault | None = None, most: int | None = None) -> None:
-        self.before, self.after, self.most = before, after, most
+    :param most: bytes that a write takes at the most.
+    :param lag: seconds that each call of a compaction takes.
+    """
+
+    def __init__(
+        self, before: Fault | None = None, after: Fault | None = None, most: int | None = None, lag: float = 0.0
+    ) -> None:
+        self.before, self.after, self.most, self.lag = before, after, most, lag
         self.calls: list[str] = []
 
     def open(self, path: Path, flags: int) -> int:
@@ -62,6 +71,8 @@ class FaultyFileSystem(FileSystem):
         self._call("close", lambda: super(FaultyFileSystem, self).close(descriptor))
 
     def _call(self, operation, carry_out):
+        if self.lag and is_compactor():
+            time.sleep(self.lag)
         self.calls.append(operation)
         number = len(self.calls)
         if self.before:
@@ -71,6 +82,11 @@ class FaultyFileSystem(FileSystem):
         finally:
             if self.after:
                 self.after(operation, number)
+
+
+def is_compactor() -> bool:
+    """Whether this is the thread that writes snapshots while commits go on."""
+    return threading.current_thread().name.startswith("puppetmaster-compaction")
 
 
 def once(number: int, code: int = errno.EIO) -> Fault:
@@ -135,50 +151,60 @@ class PowerlessFileSystem(FileSystem):
         self.open_files: dict[int, _File] = {}
         self.sizes: dict[int, int] = {}
         self.on_call: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
 
     def open(self, path: Path, flags: int) -> int:
-        descriptor = super().open(path, flags)
-        file = self.names.get(path.name)
-        if file is None or flags & os.O_TRUNC:
-            file = self.names[path.name] = _File()
-            self.unsynced_names.append((path.name, file))
-        self.open_files[descriptor] = file
-        self.on_call()
-        return descriptor
+        with self._turn():
+            descriptor = super().open(path, flags)
+            file = self.names.get(path.name)
+            if file is None or flags & os.O_TRUNC:
+                file = self.names[path.name] = _File()
+                self.unsynced_names.append((path.name, file))
+            self.open_files[descriptor] = file
+            return descriptor
 
     def write(self, descriptor: int, data: memoryview) -> int:
-        offset = os.fstat(descriptor).st_size
-        taken = super().write(descriptor, data)
-        self.open_files[descriptor].unsynced.append((offset, bytes(data[:taken])))
-        self.on_call()
-        return taken
+        with self._turn():
+            offset = os.fstat(descriptor).st_size
+            taken = super().write(descriptor, data)
+            self.open_files[descriptor].unsynced.append((offset, bytes(data[:taken])))
+            return taken
 
     def sync(self, descriptor: int) -> None:
-        super().sync(descriptor)
-        file = self.open_files[descriptor]
-        file.durable = os.pread(self._readable(descriptor), 1 << 20, 0)
-        file.unsynced.clear()
-        self.on_call()
+        with self._turn():
+            super().sync(descriptor)
+            file = self.open_files[descriptor]
+            file.durable = os.pread(self._readable(descriptor), 1 << 20, 0)
+            file.unsynced.clear()
 
     def replace(self, source: Path, target: Path) -> None:
-        super().replace(source, target)
-        file = self.names.pop(source.name)
-        self.names[target.name] = file
-        self.unsynced_names += [(source.name, None), (target.name, file)]
-        self.on_call()
+        with self._turn():
+            super().replace(source, target)
+            file = self.names.pop(source.name)
+            self.names[target.name] = file
+            self.unsynced_names += [(source.name, None), (target.name, file)]
 
     def remove(self, path: Path) -> None:
-        super().remove(path)
-        self.names.pop(path.name)
-        self.unsynced_names.append((path.name, None))
-        self.on_call()
+        with self._turn():
+            super().remove(path)
+            self.names.pop(path.name)
+            self.unsynced_names.append((path.name, None))
 
     def sync_folder(self, folder: Path) -> None:
-        super().sync_folder(folder)
-        for name, file in self.unsynced_names:
-            _set_name(self.durable_names, name, file)
-        self.unsynced_names.clear()
-        self.on_call()
+        with self._turn():
+            super().sync_folder(folder)
+            for name, file in self.unsynced_names:
+                _set_name(self.durable_names, name, file)
+            self.unsynced_names.clear()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One call at a time, whatever threads they come from, and time for the others before one of a compaction."""
+        if is_compactor():
+            time.sleep(0.001)
+        with self._lock:
+            yield
+            self.on_call()
 
     def cut(self, folder: Path, chance: random.Random) -> None:
         """Write to a new folder what one power cut may leave."""

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from tinydb import TinyDB
 
 from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import TinyStore, journal
+from puppetmaster.store.frames import HEADER_SIZE, seal
 from tests.store.faulty import QuickFileSystem
-from tests.store.workload import content_after, content_of, copy_files, put_round, rounds_in
+from tests.store.workload import content_after, content_of, copy_files, put_round, rounds_in, wait_for_threads
 
 FRAMES = 4
 
@@ -154,6 +156,37 @@ def test_leftovers_of_a_killed_compaction_are_removed(folder):
     assert set(files_of(folder)) == names
 
 
+def frames_of(folder: Path, generation: int) -> list[bytes]:
+    """The frames of the journal, as those of another generation."""
+    data = (folder / "puppetmaster.journal.1").read_bytes()
+    bodies = [data[start + HEADER_SIZE : end] for start, end in pairwise([*frame_starts(data), len(data)])]
+    return [seal(body, generation, number) for number, body in enumerate(bodies, 1)]
+
+
+@pytest.mark.parametrize("cut", [0, 3, 60])
+def test_what_a_killed_compaction_has_copied_is_removed(folder, cut):
+    """It was killed before the new snapshot had its name; the end of a copy may be torn."""
+    copied = b"".join(frames_of(folder, 2)[1:])
+    (folder / "puppetmaster.journal.2").write_bytes(copied[: len(copied) - cut])
+    assert look(folder) == FRAMES
+    assert not (folder / "puppetmaster.journal.2").exists()
+
+
+@pytest.mark.parametrize("what", ["another commit", "a newer release", "another generation"])
+def test_a_later_journal_with_anything_else_in_it_is_refused(folder, what):
+    """Its snapshot is gone: somebody put an older one in its place."""
+    others = {
+        "another commit": [*frames_of(folder, 2), seal(b'["jobs",1,{"round":99}]\n', 2, FRAMES + 1)],
+        "a newer release": [b"PMJ2 who knows"],
+        "another generation": frames_of(folder, 3),
+    }
+    (folder / "puppetmaster.journal.2").write_bytes(b"".join(others[what]))
+    before = files_of(folder)
+    with pytest.raises(StoreCorrupt, match="generation 2"):
+        look(folder)
+    assert files_of(folder) == before
+
+
 def test_a_journal_of_a_newer_release_is_refused(folder):
     path = folder / "puppetmaster.journal.1"
     path.write_bytes(path.read_bytes().replace(b"PMJ1", b"PMJ2"))
@@ -283,7 +316,9 @@ def test_compaction_keeps_the_files_small_and_the_content(tmp_path, monkeypatch)
         for number in range(1, 501):
             put_round(store, number)
             await store.commit()
-            assert store._journal.size < 6000
+            if store._journal.size >= 6000:
+                wait_for_threads(store)  # commits go on while it is compacted
+                assert store._journal.size < 6000
         copy_files(store, tmp_path / "live", tmp_path / "killed")
         await store.close()
 
@@ -349,7 +384,8 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path):
         TinyStore.open(tmp_path / "file" / "store")
 
 
-def test_the_disk_is_touched_in_the_writer_thread_alone(tmp_path, caplog):
+def test_the_disk_is_touched_in_threads_of_the_store_alone(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(journal.Journal, "is_oversized", lambda self: True)
     threads = set()
 
     class Watched(QuickFileSystem):
@@ -363,4 +399,4 @@ def test_the_disk_is_touched_in_the_writer_thread_alone(tmp_path, caplog):
     put_round(store, 1)
     asyncio.run(store.commit())
     asyncio.run(store.close())
-    assert threads == {"puppetmaster-store_0"}
+    assert threads == {"puppetmaster-store_0", "puppetmaster-compaction_0"}

@@ -52,9 +52,15 @@ def rounds_in(store: TinyStore) -> int:
     return number
 
 
+def wait_for_threads(store: TinyStore) -> None:
+    """Wait for what was begun: a commit, the compaction that follows it, and its end."""
+    for thread in (store._writer, store._compactor, store._writer):
+        thread.submit(lambda: None).result()
+
+
 def copy_files(store: TinyStore, folder: Path, target: Path) -> Path:
     """Copy the files of an open store, at a moment at which none of them changes."""
-    store._writer.submit(lambda: None).result()
+    wait_for_threads(store)
     shutil.copytree(folder, target)
     return target
 
@@ -120,14 +126,18 @@ def _die_at(folder: Path, files: FileSystem) -> bool:
 
 
 def main(folder: Path, when: str) -> None:
-    """Kill the workload at every call, before or after it is carried out or in the middle of it."""
+    """Kill the workload at every call, before or after it is carried out or in the middle of it.
+
+    With ``beside`` a compaction is slow enough for commits to come while it is under way.
+    """
     survived, number = False, 0
     while not survived:
         number += 1
         shutil.copytree(folder / "template", folder / str(number))
         most = 60 if when == "within" else None
         fault = {"after" if when == "after" else "before": kill(number)}
-        survived = _die_at(folder / str(number), FaultyFileSystem(**fault, most=most))
+        lag = 0.001 if when == "beside" else 0.0
+        survived = _die_at(folder / str(number), FaultyFileSystem(**fault, most=most, lag=lag))
 
 
 if __name__ == "__main__":
