@@ -12,8 +12,8 @@ Faults come from a :class:`Control` file, which is looked at on each call::
 ``keep`` is the share of unsynced doings that a cut leaves. ``error`` raises at that ``call`` (``write sync sync_folder
 open replace remove truncate``), before the call or ``after`` it was carried out; ``times`` is how often, none until it
 is taken out of the file; ``short`` makes writes take no more than so many bytes. ``die`` (a number) kills the process
-at that call of the next compaction of the jobs' store. ``delay`` is what a sync takes, in seconds; ``clock`` how far
-the wall clock is off.
+at that call, counted from the beginning of the next compaction of the jobs' store. ``delay`` is what a sync takes, in
+seconds; ``clock`` how far the wall clock is off.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class PowerFiles(FileSystem):
         self._held_names: dict[Path, Path] = {}
         self._moves: list[tuple[Path, Path | None]] = []
         self._counts: Counter[str] = Counter()
+        self._lock = threading.RLock()
 
     # What the store calls
 
@@ -97,6 +99,7 @@ class PowerFiles(FileSystem):
         return self._call("write", lambda: self._do_write(descriptor, data))
 
     def sync(self, descriptor: int) -> None:
+        self._wait()
         self._call("sync", lambda: self._do_sync(descriptor))
 
     def truncate(self, descriptor: int, size: int) -> None:
@@ -109,12 +112,14 @@ class PowerFiles(FileSystem):
         self._call("remove", lambda: self._do_move(path, None))
 
     def sync_folder(self, folder: Path) -> None:
+        self._wait()
         self._call("sync_folder", lambda: self._do_sync_folder(folder))
 
     def close(self, descriptor: int) -> None:
-        # What is not synced stays lost: closing syncs nothing.
-        self._open.pop(descriptor, None)
-        super().close(descriptor)
+        with self._lock:
+            # What is not synced stays lost: closing syncs nothing.
+            self._open.pop(descriptor, None)
+            super().close(descriptor)
 
     # Faults
 
@@ -122,6 +127,16 @@ class PowerFiles(FileSystem):
         return [fault for fault in self._control.read().get("faults", ()) if fault["call"] == call]
 
     def _call(self, call: str, carry_out: Callable[[], T]) -> T:
+        with self._lock:  # commits and compactions come from two threads
+            after = self._fault_of(call)
+            self._die_in_compaction()
+            result = carry_out()
+        if after is not None:
+            raise after
+        return result
+
+    def _fault_of(self, call: str) -> OSError | None:
+        """What is to be raised after the call; raises what is to be raised before it."""
         after = None
         for fault in self._faults(call):
             times = fault.get("times")
@@ -133,11 +148,7 @@ class PowerFiles(FileSystem):
             if not fault.get("after"):
                 raise error
             after = error
-        self._die_in_compaction()
-        result = carry_out()
-        if after is not None:
-            raise after
-        return result
+        return after
 
     def _die_in_compaction(self) -> None:
         if self._of_compaction:
@@ -193,7 +204,6 @@ class PowerFiles(FileSystem):
             file.cut_to = size
 
     def _do_sync(self, descriptor: int) -> None:
-        self._wait()
         file = self._open[descriptor]
         if file.cut_to is not None:
             super().truncate(descriptor, file.cut_to)
@@ -212,7 +222,6 @@ class PowerFiles(FileSystem):
             self._carry_out_moves()
 
     def _do_sync_folder(self, folder: Path) -> None:
-        self._wait()
         self._carry_out_moves()
         for path, held in list(self._held_names.items()):
             if path.parent == folder and held.exists():

@@ -327,7 +327,7 @@ class HalfCompaction(Fault):
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
-        self.die, self.keep = chance.randint(2, 9), chance.choice([0.0, 0.4, 0.9])
+        self.die, self.keep = chance.randint(2, 16), chance.choice([0.0, 0.4, 0.9])
         self.has_died = False
         self.hold = 0.0
 
