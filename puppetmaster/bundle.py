@@ -72,7 +72,7 @@ async def _serve(
     )
     service, clock = core.service, core.clock
     tunnels.is_ours = core.router.is_by_broker
-    tunnels.seen = lambda destination: core.devices.seen(destination, clock.now())
+    tunnels.seen = lambda destinations: core.devices.seen_all(destinations, clock.now())
     core.publish_output = tunnels.publish_output
     observer = Observer(
         settings.broker,

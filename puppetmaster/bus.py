@@ -437,8 +437,8 @@ class Bus:
     ) -> None:
         """Publish now, or when the broker takes it; ``done`` is called when the broker has it (at QoS 0: at once).
 
-        What is no longer ``wanted`` when its turn comes, now or after a reconnect, is dropped. A QoS 0 message without
-        a connection is dropped, and ``done`` is not called.
+        What is no longer ``wanted`` when its turn comes later, as after a reconnect, is dropped. A QoS 0 message
+        without a connection is dropped, and ``done`` is not called.
 
         :param payload: a function is called when its turn comes, each time: a large payload need not wait in memory.
         """
@@ -449,7 +449,7 @@ class Bus:
                     done()
             return
         self._idle.clear()
-        entry = _Publication(topic, payload, qos, retain, done, wanted)
+        entry = _Publication(topic, payload, qos, retain, done, wanted)  # wanted now, as this call says
         # Others may wait for the broker already; their turn comes first.
         if self._waiting or not self._has_room() or not self._transmit(entry):
             self._waiting.append(entry)
@@ -715,17 +715,21 @@ class Bus:
         logger.exception("a message could not be handled", extra={"event": "message_failed", "client": self.client_id})
 
     def _take_acknowledgements(self, client: _Client, acknowledged: Sequence[tuple[int, int]]) -> None:
+        forget = client.forget
         for ident, reason in acknowledged:
             if reason >= REFUSED:
                 self._refused(ident, reason)
-            client.forget(ident)
+            forget(ident)
             self._settle(ident)
         self._pump()
 
     # What is on its way out
 
     def _pump(self) -> None:
-        while self._waiting and self._has_room() and self._transmit(self._waiting[0]):
+        while self._waiting and self._has_room():
+            entry = self._waiting[0]
+            if (entry.wanted is None or entry.wanted()) and not self._transmit(entry):
+                break
             self._waiting.popleft()
         self._check_idle()
 
@@ -737,10 +741,8 @@ class Bus:
         )
 
     def _transmit(self, entry: _Publication) -> bool:
-        """Send what has its turn, if it is wanted; false when it has to wait."""
+        """Send what has its turn; false when it has to wait."""
         assert self._client is not None, "there is no connection without one"
-        if entry.wanted is not None and not entry.wanted():
-            return True
         payload = _bytes_of(entry.payload)
         if self._max_packet is not None and _size_of(entry.topic, payload) > self._max_packet:
             # The broker would hang up, each time that it comes, and take nothing that follows.

@@ -764,7 +764,8 @@ class Engine:
             self._window.leave(request)
         if code is not None and request.sent_at is None and request.attempt:
             request.sent_at = now  # its answer overtook the broker's acknowledgement
-        self._set_progress(request, 100)
+        job.progress_sum += 100 - request.progress
+        request.progress = 100
         request.code, request.result, request.finished_at = code, result, now
         request.retry_at = 0.0
         if job.status in JOB_FINAL:
@@ -774,7 +775,7 @@ class Engine:
         # What is out has not ended: the counts are only added up where it may be the last.
         if not job.out_count and job.done_count == job.total_count:
             self._finish(job, now)
-        else:
+        elif job.limits.abort is not None:
             self._check_abort(job, now)
 
     def _check_abort(self, job: Job, now: float) -> None:

@@ -73,6 +73,8 @@ SLICE = 1000
 CALLED_OFF = 499
 """The code by which a device says what became of a request that was called off."""
 
+_APPLIED = Verdict.APPLIED  # a name of the module is found sooner than a member of an enum
+
 _CALLED_OFF = frozenset({RequestStatus.CANCELED.value, RequestStatus.TIMEOUT.value})
 
 ANSWER_MARGIN = 8192
@@ -286,13 +288,17 @@ class Service:
         )
         if verdict is Verdict.LATE and answer.code == CALLED_OFF and self._note_end(answer):
             verdict = Verdict.APPLIED
-        return self._noted(verdict, answer.destination, answer.request_id)
+        if verdict is not _APPLIED:
+            self._note_dropped(verdict, answer.destination, answer.request_id)
+        return verdict
 
     def refuse(self, destination: str, request_id: int, reason: str) -> Verdict:
         """A device answered with more than can be taken; durable as in :meth:`take`."""
         self._note_accepted()
         verdict = self._engine.refuse_answer(destination, request_id, reason, self._now())
-        return self._noted(verdict, destination, request_id)
+        if verdict is not _APPLIED:
+            self._note_dropped(verdict, destination, request_id)
+        return verdict
 
     async def durable(self) -> None:
         """Wait until all that was taken so far is on disk, however long that takes."""
@@ -331,12 +337,10 @@ class Service:
         self._batch.filled = True
         return True
 
-    def _noted(self, verdict: Verdict, destination: str, request_id: int) -> Verdict:
-        if verdict is not Verdict.APPLIED:
-            self.dropped[verdict.value] += 1
-            logger.debug("answer dropped: %s", verdict.value,
-                         extra={"event": "answer_dropped", "destination": destination, "request": request_id})
-        return verdict
+    def _note_dropped(self, verdict: Verdict, destination: str, request_id: int) -> None:
+        self.dropped[verdict.value] += 1
+        logger.debug("answer dropped: %s", verdict.value,
+                     extra={"event": "answer_dropped", "destination": destination, "request": request_id})
 
     # Jobs
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from puppetmaster import wire
 from puppetmaster.address import BrokerAddress
@@ -45,6 +46,14 @@ SUSPICIOUS = ("foreign", "malformed")
 """Reasons to drop an answer that no device has that does what it should."""
 
 
+class _Oversized(NamedTuple):
+    """An answer that is too large to be read, and why it is refused."""
+
+    destination: str
+    request_id: int
+    reason: str
+
+
 class Tunnels:
     """Carries requests out and answers in; the service's outlet.
 
@@ -59,7 +68,7 @@ class Tunnels:
         self._service: Service | None = None
         self.is_ours: Callable[[Request], bool] = lambda request: True
         """Tells what goes over the broker from what others carry."""
-        self.seen: Callable[[str], None] = lambda destination: None
+        self.seen: Callable[[Iterable[str]], None] = lambda destinations: None
         """Is told whose answers come."""
         self.received = 0
         """How many answers came, those that were dropped and those that came again included."""
@@ -148,15 +157,19 @@ class Tunnels:
         """Publish a request, as long as it is wanted."""
         assert self._service is not None
         topic, payload = self._codec.write(request)
+        size = len(payload)
         # Over the first as long as it takes them: in MQTT 5 the broker says what it refuses.
         bus = self._bus if self._bus.has_room or not self._overflow.connected else self._overflow
         bus.publish(
             topic,
-            payload if len(payload) < LARGE else lambda: self._codec.write(request)[1],
+            payload if size < LARGE else partial(self._payload, request),
             qos=self._qos,
             done=partial(self._service.accepted, request, attempt),
             wanted=partial(_is_wanted, request, attempt),
         )
+
+    def _payload(self, request: Request) -> bytes:
+        return self._codec.write(request)[1]
 
     def abort(self, request: Request) -> None:
         """Tell the agent that runs a command to end it; of other requests nobody would know what to end."""
@@ -254,30 +267,40 @@ class Tunnels:
         """Answers came, many at once; returns when all that they change is on disk."""
         assert self._service is not None
         self.received += len(messages)
-        for topic, payload in messages:
+        answers = [answer for topic, payload in messages if (answer := self._read(topic, payload)) is not None]
+        self.seen([answer.destination for answer in answers])
+        for answer in answers:
             try:
-                self._take(topic, payload)
-            except wire.MalformedAnswer as error:
-                self._malformed = f"on {topic:.100}: {error}"
-                self._service.dropped["malformed"] += 1
+                if isinstance(answer, wire.Answer):
+                    self._service.take(answer)
+                else:
+                    self._service.refuse(answer.destination, answer.request_id, answer.reason)
             except Exception:
                 # A fault of ours; the broker would send the answer again and again.
-                logger.exception("an answer could not be taken: %.100s %.500r", topic, payload,
-                                 extra={"event": "answer_failed"})
+                logger.exception("an answer could not be taken: %.500r", answer, extra={"event": "answer_failed"})
         await self._service.durable()
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _read(self, topic: str, payload: bytes) -> wire.Answer | _Oversized | None:
+        """What a message says; none when it is no answer."""
         assert self._service is not None
-        if len(payload) > wire.MAX_ANSWER_BYTES:
-            reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
-            destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
-            if request_id is None:
-                raise wire.MalformedAnswer(f"{reason}, and no id")
-            self._service.refuse(destination, request_id, reason)
-            return
-        answer = self._codec.read(topic, payload)
-        self.seen(answer.destination)
-        self._service.take(answer)
+        try:
+            if len(payload) <= wire.MAX_ANSWER_BYTES:
+                return self._codec.read(topic, payload)
+            return self._read_oversized(topic, payload)
+        except wire.MalformedAnswer as error:
+            self._malformed = f"on {topic:.100}: {error}"
+            self._service.dropped["malformed"] += 1
+        except Exception:
+            logger.exception("a message could not be read: %.100s %.500r", topic, payload,
+                             extra={"event": "answer_failed"})
+        return None
+
+    def _read_oversized(self, topic: str, payload: bytes) -> _Oversized:
+        reason = f"the answer has {len(payload)} bytes, over the limit of {wire.MAX_ANSWER_BYTES}"
+        destination, request_id = self._codec.destination_of(topic), wire.glean_id(payload)
+        if request_id is None:
+            raise wire.MalformedAnswer(f"{reason}, and no id")
+        return _Oversized(destination, request_id, reason)
 
     def _seen_job(self, topic: str, payload: bytes) -> None:
         assert self._service is not None

@@ -91,7 +91,10 @@ class Route(Protocol):
         ...
 
     def unwrap(self, code: int, data: Any) -> tuple[int, Any]:
-        """The device's own code and data out of what came back."""
+        """The device's own code and data out of what came back.
+
+        :raises MalformedAnswer: when its code is none.
+        """
         ...
 
 
@@ -144,7 +147,7 @@ class RemoteBundle:
         """Return what the inner envelope says, or the outer one when it did not get that far."""
         inner = data.get("code") if isinstance(data, dict) else None
         if 200 <= code < 300 and isinstance(inner, int) and not isinstance(inner, bool):
-            return inner, data.get("data")
+            return _checked(inner), data.get("data")
         return code, data
 
 
@@ -158,6 +161,7 @@ class Codec:
         self.instance = instance
         self._route = route
         self._local = LocalController()
+        self._before, self._after = answer_topic("+", instance).split("+")
         self._last: tuple[Message | None, bytes] = (None, b"")
 
     def route(self, destination: str) -> Route:
@@ -200,21 +204,21 @@ class Codec:
             raise MalformedAnswer(f"it is not JSON: {error}") from None
         if type(document) is not dict:
             raise MalformedAnswer("it is not a JSON object")
-        request_id, code = document.get("id"), document.get("code")
+        request_id = document.get("id")
         if type(request_id) is not int:
             raise MalformedAnswer("its id is not a whole number")
-        code, data = self.route(destination).unwrap(_checked(code), document.get("data"))
-        return Answer(destination, request_id, _checked(code), data)
+        code, data = self.route(destination).unwrap(_checked(document.get("code")), document.get("data"))
+        return Answer(destination, request_id, code, data)
 
     def destination_of(self, topic: str) -> str:
         """The destination that an answer's topic names.
 
         :raises MalformedAnswer: when it is not an answer topic of this instance.
         """
-        levels = topic.split("/")
-        if len(levels) != 5 or levels[1] != "remote" or levels[3] != "answer" or levels[4] != self.instance:
+        destination = topic[len(self._before) : -len(self._after)]
+        if "/" in destination or f"{self._before}{destination}{self._after}" != topic:
             raise MalformedAnswer(f"{topic!r} is no answer topic of this instance")
-        return levels[2]
+        return destination
 
     def _fields_of(self, message: Message, route: Route) -> bytes:
         # The requests of a job come one after the other and share their message: it is encoded once.

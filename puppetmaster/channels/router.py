@@ -18,16 +18,17 @@ class Router:
 
     def __init__(self, tunnels: Outlet) -> None:
         self._tunnels = tunnels
-        self._channels: list[Channel] = []
+        self._channels: list[tuple[Channel, Callable[[Request], bool]]] = []
+        """Each with its word on whether it serves a request, which every request is asked about twice."""
 
     def add(self, channel: Channel) -> None:
         """Ask one more channel; those that were added before it go first."""
-        self._channels.append(channel)
+        self._channels.append((channel, channel.serves))
 
     def channel(self, request: Request) -> Channel | None:
         """The channel that a request takes; none when it goes over the broker."""
-        for channel in self._channels:
-            if channel.serves(request):
+        for channel, serves in self._channels:
+            if serves(request):
                 return channel
         return None
 

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,13 +120,19 @@ class Devices:
     # What is heard of devices
 
     def seen(self, destination: str, now: float, channel: str | None = None) -> None:
-        """A device answered. For every answer: it costs next to nothing."""
-        device = self._devices.get(destination)
-        if device is None or device.first_seen_at is None:
-            device = self._known(destination, now, channel)
-            if device is None:
-                return
-        device.last_seen_at = now
+        """A device answered."""
+        self.seen_all((destination,), now, channel)
+
+    def seen_all(self, destinations: Iterable[str], now: float, channel: str | None = None) -> None:
+        """These devices answered. For every answer: it costs next to nothing."""
+        devices = self._devices
+        for destination in destinations:
+            device = devices.get(destination)
+            if device is None or device.first_seen_at is None:
+                device = self._known(destination, now, channel)
+                if device is None:
+                    continue
+            device.last_seen_at = now
 
     def presence(self, destination: str, document: object, now: float, channel: str | None = None) -> None:
         """A device says whether it is there, and what it is: ``{connection, labels?, facts?, session?}``."""

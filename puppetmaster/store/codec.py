@@ -49,7 +49,8 @@ def encode_all(documents: Mapping[int, Mapping[str, Any]]) -> dict[int, bytes]:
     """
     encoded = {}
     for doc_id, document in documents.items():
-        check_id(doc_id)
+        if type(doc_id) is not int or not _LOWEST_ID <= doc_id <= _HIGHEST_ID:
+            check_id(doc_id)
         encoded[doc_id] = encode(document)
     return encoded
 

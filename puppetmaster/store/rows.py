@@ -261,9 +261,9 @@ class Rows(MutableMapping[int, bytes]):
 
     def put(self, rows: Mapping[int, bytes]) -> None:
         """Insert or replace documents."""
-        hot = self._hot
+        hot, gone, is_stored = self._hot, self._gone, self._base.__contains__
         for doc_id in rows:
-            if doc_id not in hot and self._is_below(doc_id):
+            if doc_id not in hot and is_stored(doc_id) and doc_id not in gone:
                 self._replaced += 1
         hot.update(rows)
 
