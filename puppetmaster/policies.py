@@ -22,7 +22,6 @@ UNPUBLISHABLE = f"+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_PLANE_ENDS}"
 them: wildcards, control characters, surrogates and noncharacters (MQTT 1.5.4)."""
 
 _POISON = re.compile(f"[/{UNPUBLISHABLE}]")
-_POISON_BUT_SLASH = re.compile(f"[{UNPUBLISHABLE}]")
 
 TRANSIENT_CODES = frozenset({408, 423, 429, 503})
 """Answers that speak of the moment, not of the request: too slow, locked, too many, out of service."""
@@ -50,18 +49,18 @@ def destination_fault(destination: str) -> str | None:
     return f"a destination can't contain {found.group()!a}" if found else None
 
 
-def are_destinations(texts: Sequence[str]) -> bool:
-    """Whether nothing is wrong with any of many texts, see :func:`destination_fault`.
+def are_plain_destinations(texts: Sequence[str]) -> bool:
+    """Whether many texts are plain enough for nothing to be wrong with any of them; of others it can't tell.
 
-    They are looked at together, with a slash between them: 0.1 µs for each, one by one they took 0.9.
+    They are looked at together, with a slash between them: 0.05 µs for each, by :func:`destination_fault` it is 0.6.
     """
     together = f"/{'/'.join(texts)}/"
     return (
         max(map(len, texts), default=0) <= MAX_DESTINATION
+        and together.isascii()
+        and together.isprintable()
         and together.count("/") == len(texts) + 1
-        and "//" not in together
-        and "/$" not in together
-        and _POISON_BUT_SLASH.search(together) is None
+        and not any(bad in together for bad in ("//", "/$", "+", "#"))
     )
 
 

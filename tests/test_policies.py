@@ -15,6 +15,7 @@ from puppetmaster.policies import (
     AbortThreshold,
     Rate,
     RetryPolicy,
+    are_plain_destinations,
     destination_fault,
 )
 
@@ -50,6 +51,20 @@ def test_a_destination_that_passes_can_be_written_as_one_level_of_a_topic(destin
     if destination_fault(destination) is None:
         assert 0 < len(destination.encode()) <= 4 * MAX_DESTINATION
         assert len(f"/remote/{destination}/answer/x".split("/")) == 5
+
+
+NEARLY_PLAIN = st.text(st.sampled_from("ab1-:. $/+#\0\n\x7fü\ud800"), max_size=3)
+
+
+@given(st.lists(st.text(max_size=3) | NEARLY_PLAIN, min_size=1, max_size=4))
+def test_what_passes_together_passes_one_by_one(destinations: list[str]) -> None:
+    if are_plain_destinations(destinations):
+        assert [destination_fault(destination) for destination in destinations] == [None] * len(destinations)
+
+
+def test_names_as_devices_have_them_pass_together() -> None:
+    assert are_plain_destinations(["device-000001", "AA:BB:CC:DD:EE:FF", "gateway 7", "..", "a$b", "x" * MAX_DESTINATION])
+    assert not are_plain_destinations(["x" * (MAX_DESTINATION + 1)])
 
 
 # Retries
