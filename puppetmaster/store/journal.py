@@ -26,7 +26,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +126,11 @@ class Journal:
         """Is a new generation worth it while there is nothing else to write? An eighth of the snapshot is."""
         return self.size > self._quiet_limit
 
-    def prepare(
-        self, tables: Tables, since: int | None = None, pause: Callable[[], None] | None = None
-    ) -> Preparation:
+    def prepare(self, tables: Tables, since: int | None = None) -> Preparation:
         """Write the snapshot of a new generation. May run in another thread than the rest, one at a time.
 
         ``since`` is the size that the journal had when the tables were as they are given; frames that are appended from
-        then on become part of the new generation. None where nothing is appended meanwhile. ``pause`` is called again
-        and again, for the sake of others.
+        then on become part of the new generation. None where nothing is appended meanwhile.
 
         Raises OSError, and StoreCorrupt when the snapshot or the journal that are to be replaced were damaged. What
         was trusted before remains so.
@@ -147,7 +144,7 @@ class Journal:
         self._limit = self.size + MIN_COMPACTION_SIZE
         self._quiet_limit = self.size + MIN_QUIET_SIZE
         try:
-            snapshot_size, stored = self._write_snapshot(generation, tables, pause)
+            snapshot_size, stored = self._write_snapshot(generation, tables)
             descriptor = self._create_journal(generation)
             try:
                 tail = None if since is None else self._begin_tail(since, descriptor, generation)
@@ -306,14 +303,12 @@ class Journal:
         self.size += len(data)
         self.bytes_written += len(data)
 
-    def _write_snapshot(
-        self, generation: int, tables: Tables, pause: Callable[[], None] | None
-    ) -> tuple[int, Mapping[str, StoredRows]]:
+    def _write_snapshot(self, generation: int, tables: Tables) -> tuple[int, Mapping[str, StoredRows]]:
         descriptor = self._files.open(self._temporary, _NEW_SNAPSHOT)
         # It stays open, and is read from by whoever needs a document of it.
         file = SnapshotFile(self._snapshot, descriptor, self._files)
         writing = snapshot.Writing(tables, generation)
-        for chunk in writing.chunks(pause):
+        for chunk in writing.chunks():
             self._files.write_all(descriptor, chunk)
         self._files.sync(descriptor)
         return writing.size, writing.stored(file)

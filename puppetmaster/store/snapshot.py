@@ -20,7 +20,7 @@ import json
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -67,15 +67,10 @@ class Writing:
         self.size = 0
         """Bytes so far."""
 
-    def chunks(self, pause: Callable[[], None] | None = None) -> Iterator[bytes]:
-        """Yield all of it, in pieces of about a mebibyte. Raises FileUnavailable and StoreCorrupt from reading.
-
-        ``pause`` is called between two blocks.
-        """
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all of it, in pieces of about a mebibyte. Raises FileUnavailable and StoreCorrupt from reading."""
         checksum, gathered, size = 0, [], 0
         for piece in self._pieces():
-            if pause is not None:
-                pause()
             gathered.append(piece)
             size += len(piece)
             self.size += len(piece)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -25,10 +24,6 @@ log = logging.getLogger(__name__)
 
 QUIET = 1.0
 """Seconds without a commit after which there is time for a compaction: what a journal holds is in memory until then."""
-
-PAUSE = 3.0
-"""How long a compaction pauses for as long as it works: its thread and the loop have one interpreter between them.
-Without, the loop had half of its time until the compaction was over."""
 
 OnCommit = Callable[[float], None]
 """Is told the seconds that a commit took to be written and synced, in the writer's thread; must not raise."""
@@ -57,8 +52,6 @@ class TinyStore:
         """From the moment at which the rows are frozen until they are in the snapshot, or will not come to be there."""
         self._preparing: Future[None] | None = None
         """Reads the frozen rows until it is done; for the writer's thread."""
-        self._hurry = threading.Event()
-        """Set when nobody is left for whose sake a compaction would pause."""
         self._group = GroupCommit(self._depart)
         self._quiet: asyncio.TimerHandle | None = None
 
@@ -128,7 +121,6 @@ class TinyStore:
         if self._ledger.closed:
             return
         self._ledger.close()
-        self._hurry.set()
         if self._quiet is not None:
             self._quiet.cancel()
         try:
@@ -237,24 +229,12 @@ class TinyStore:
         Its failure harms nobody: the journal goes on, or the next commit rewrites.
         """
         try:
-            prepared = self._journal.prepare(tables, since, _Pause(self._hurry))
+            prepared = self._journal.prepare(tables, since)
         except Exception as error:
             _warn(error)
             self._is_compacting = False
         else:
             self._writer.submit(self._end_compaction, tables, prepared)
-
-
-class _Pause:
-    """Has a thread pause for PAUSE times as long as it has worked since the last time."""
-
-    def __init__(self, hurry: threading.Event) -> None:
-        self._hurry = hurry
-        self._since = time.perf_counter()
-
-    def __call__(self) -> None:
-        self._hurry.wait((time.perf_counter() - self._since) * PAUSE)
-        self._since = time.perf_counter()
 
 
 def _do_nothing() -> None:
