@@ -33,7 +33,7 @@ class Draft:
         job, last, ident = self.job, self._last, self._next_id
         made: dict[int, Request] = {}
         for number, destination in islice(self._rest, count):
-            request = Request(id=ident, job=job, message_number=number, destination=destination)
+            request = Request(ident, job, number, destination)
             previous = last.get(destination)
             if previous is None:
                 request.is_head = True
