@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from benchmarks.options import Options
 from benchmarks.results import Results
 from benchmarks.stand import Stand
@@ -13,9 +11,6 @@ TARGET = "< 1500"
 
 WARM, JOBS = 3, 10
 """Jobs that are run one after the other, to see what each leaves behind, from when the allocator has what it keeps."""
-
-REST = 2.0
-"""Seconds after the end of a job until what it has left behind is read: the bundle tidies up meanwhile."""
 
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
@@ -62,5 +57,5 @@ async def _after(stand: Stand, count: int, jobs: int) -> float:
 
 
 async def _rested(stand: Stand) -> float:
-    await asyncio.sleep(REST)
+    await stand.at_rest()
     return stand.resident()

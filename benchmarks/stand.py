@@ -31,6 +31,7 @@ from benchmarks.options import REPOSITORY, Failed
 from puppetmaster.address import BrokerAddress
 from puppetmaster.embedded.broker import BrokerProcess, free_port
 from puppetmaster.embedded.devices import names
+from puppetmaster.store.tiny import QUIET
 
 T = TypeVar("T")
 
@@ -53,6 +54,11 @@ JOB_TIMEOUT = 300.0
 
 LOOK_PERIOD = 1.0
 """Seconds between two looks whether all processes run, while a job is waited for."""
+
+RESTING = 0.06
+"""Share of a core that the bundle takes at the most while it rests; the kernel counts in hundredths of a second."""
+
+RESTLESS_LOOKS = 40
 
 END_TIMEOUT = 30.0
 """Seconds from TERM to KILL."""
@@ -263,6 +269,20 @@ class Stand:
             raise Failed(f"the devices were asked {requests - served[0]:,} times for {count:,} requests")
         cpu = {name: after[name] - before[name] for name in after}
         return Run(count, seconds, cpu, (requests - served[0], size - served[1]))
+
+    async def at_rest(self) -> None:
+        """Wait until the bundle has nothing left to do: it compacts its store when nobody has asked for anything for a
+        while, which is not to be measured along with what comes next.
+
+        :raises Failed: when it does not come to rest.
+        """
+        await asyncio.sleep(QUIET + LOOK_PERIOD / 2)
+        for _ in range(RESTLESS_LOOKS):
+            before = self.cpu()["bundle"]
+            await asyncio.sleep(LOOK_PERIOD / 2)
+            if self.cpu()["bundle"] - before <= RESTING * LOOK_PERIOD / 2:
+                return
+        raise Failed(f"the bundle has not come to rest after {QUIET + (RESTLESS_LOOKS + 1) * LOOK_PERIOD / 2:.0f} s")
 
     @asynccontextmanager
     async def load(self, count: int) -> AsyncIterator[int]:

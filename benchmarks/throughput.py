@@ -62,16 +62,18 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
 
 
 async def _pair(stand: Stand, count: int, *, bare_first: bool) -> tuple[Run, Run]:
-    """One run of each.
+    """One run of each, from rest.
 
     :raises Failed: when they did not ask the devices as often, and with as many bytes.
     """
+    if not bare_first:
+        await stand.at_rest()
+        run = await stand.run_job(count)
+    await stand.at_rest()
+    bare = await bare_run(stand, count)
     if bare_first:
-        bare = await bare_run(stand, count)
+        await stand.at_rest()
         run = await stand.run_job(count)
-    else:
-        run = await stand.run_job(count)
-        bare = await bare_run(stand, count)
     if bare.asked != run.asked or bare.asked[0] != count:
         raise Failed(f"for {count:,} requests the devices had {bare.asked[0]:,} of {bare.asked[1]:,} bytes from the "
                      f"bare loop, and {run.asked[0]:,} of {run.asked[1]:,} bytes from puppetmaster")

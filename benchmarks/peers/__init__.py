@@ -86,6 +86,7 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
         await stand.run_job(count)  # what is loaded and made at the first use is not measured
         for number in range(rounds):
             rates[PUPPETMASTER].append((await stand.run_job(count)).rate)
+            await stand.at_rest()
             rates[ALONE].append((await bare_run(stand, count)).rate)
             for name, (script, _) in PLAIN.items():
                 rates[name].append(await _rate(script, str(stand.broker.port), devices=stand.names(count)))
