@@ -3,14 +3,14 @@
 ``python -m benchmarks.compaction FOLDER REQUESTS ROUNDS`` opens a store as :mod:`benchmarks.stored` makes it, changes
 requests as busy jobs do until it compacts, and prints a line of JSON for each compaction: ``compaction`` (seconds),
 ``rows``, ``bytes``, ``pause`` and ``pause_before`` (the longest seconds that a task which sleeps for
-:data:`HEARTBEAT` was kept waiting: during the compaction, and in a time of that length before it, under the same load).
+:data:`HEARTBEAT` was kept waiting: during the compaction, and in a time of that length before it, under the same load),
+``commit`` and ``commit_before`` (the longest commit, likewise).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -32,16 +32,17 @@ ANSWER_BYTES = 1_000
 
 
 class WatchedFiles(FileSystem):
-    """Notes when a compaction begins, and when it has ended; the store's thread calls it."""
+    """Notes when a compaction begins, and when it has ended; the store's threads call it."""
 
     def __init__(self) -> None:
         self.begun = self.ended = 0.0
+        self._is_renamed = False
         self.size = 0
         """Bytes of the snapshot."""
 
     def open(self, path: Path, flags: int) -> int:
-        """Open a file: the journal is open for good, so the first new one is the beginning."""
-        if flags & os.O_CREAT and self.begun <= self.ended:
+        """Open a file: a compaction begins with the new snapshot's."""
+        if path.suffix == ".tmp":
             self.begun = time.perf_counter()
         return super().open(path, flags)
 
@@ -49,19 +50,30 @@ class WatchedFiles(FileSystem):
         """Put the snapshot in its place."""
         self.size = source.stat().st_size
         super().replace(source, target)
+        self._is_renamed = True
 
     def sync_folder(self, folder: Path) -> None:
-        """Sync the folder: with that the snapshot is there."""
+        """Sync the folder: after the rename the snapshot is there with that."""
         super().sync_folder(folder)
-        self.ended = time.perf_counter()
+        if self._is_renamed:
+            self._is_renamed = False
+            self.ended = time.perf_counter()
+
+
+class Waits(list[tuple[float, float]]):
+    """When each of many waits was over, and how many seconds it took."""
+
+    def longest(self, begin: float, end: float) -> float:
+        """The longest of which a part lies between these times."""
+        return max(seconds for now, seconds in self if now >= begin and now - seconds <= end)
 
 
 class Heart:
     """A task that notes for how long it was kept waiting."""
 
     def __init__(self) -> None:
-        self.beats: list[tuple[float, float]] = []
-        """When it was awake, and the seconds since it last was, without those that it slept on purpose."""
+        self.beats = Waits()
+        """Without the seconds that it slept on purpose."""
         self._task = asyncio.create_task(self._beat(), name="heart")
 
     async def _beat(self) -> None:
@@ -72,10 +84,6 @@ class Heart:
             self.beats.append((now, now - last - HEARTBEAT))
             last = now
 
-    def longest(self, begin: float, end: float) -> float:
-        """The longest pause of which a part lies between these times."""
-        return max(pause for now, pause in self.beats if now >= begin and now - pause <= end)
-
     def stop(self) -> None:
         """End the task."""
         self._task.cancel()
@@ -85,6 +93,7 @@ class Load:
     """Changes requests as a busy job does: a wave of them, a commit, the next wave."""
 
     def __init__(self, store: TinyStore, ids: list[int]) -> None:
+        self.commits = Waits()
         self._store = store
         self._bodies = {ident: store.get(REQUESTS, ident) or {} for ident in ids}
         self._ids = ids
@@ -97,7 +106,10 @@ class Load:
         answer = {"output": f"{self._waves:0{ANSWER_BYTES}d}"}
         some = self._ids[begin : begin + WAVE]
         self._store.put(REQUESTS, {ident: {**self._bodies[ident], "result": answer} for ident in some})
+        begun = time.perf_counter()
         await self._store.commit()
+        now = time.perf_counter()
+        self.commits.append((now, now - begun))
 
 
 async def main(folder: Path, first_id: int, rounds: int) -> None:
@@ -117,9 +129,13 @@ async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: H
     """One of them."""
     earlier = files.ended
     heart.beats.clear()
+    load.commits.clear()
+    begins = [time.perf_counter()]
     while files.begun <= earlier:
-        departed = time.perf_counter()
         await load.wave()
+        begins.append(time.perf_counter())
+    # What the loop does before it hands over to the store's thread counts too: in the wave before.
+    departed = max(begin for begin in begins if begin < files.begun)
     while files.ended <= files.begun:
         await load.wave()
     await asyncio.sleep(10 * HEARTBEAT)  # the heart beats once more
@@ -128,9 +144,10 @@ async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: H
         "compaction": seconds,
         "rows": store.count(REQUESTS),
         "bytes": files.size,
-        # What the loop does before it hands over to the store's thread counts too.
-        "pause": heart.longest(departed, files.ended),
-        "pause_before": heart.longest(departed - seconds, departed),
+        "pause": heart.beats.longest(departed, files.ended),
+        "pause_before": heart.beats.longest(departed - seconds, departed),
+        "commit": load.commits.longest(departed, files.ended),
+        "commit_before": load.commits.longest(departed - seconds, departed),
     }
 
 
