@@ -27,6 +27,9 @@ HEARTBEAT = 0.001
 CHANGED = 20_000
 """Requests that change, over and over, each time with an answer of :data:`ANSWER_BYTES`."""
 
+LEAST_WAVES = 5
+"""Changes before a compaction, with which those beside it are compared."""
+
 ANSWER_BYTES = 1_000
 """Large, so that the journal grows quickly."""
 
@@ -126,18 +129,19 @@ async def main(folder: Path, first_id: int, rounds: int) -> None:
 
 
 async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: Heart) -> dict[str, float]:
-    """One of them."""
-    earlier = files.ended
-    heart.beats.clear()
-    load.commits.clear()
-    begins = [time.perf_counter()]
-    while files.begun <= earlier:
-        await load.wave()
-        begins.append(time.perf_counter())
+    """One of them, with some commits before it."""
+    begins: list[float] = []
+    while len(begins) < LEAST_WAVES:
+        heart.beats.clear()
+        load.commits.clear()
+        earlier, begins = files.ended, [time.perf_counter()]
+        while files.begun <= earlier:
+            await load.wave()
+            begins.append(time.perf_counter())
+        while files.ended <= files.begun:
+            await load.wave()
     # What the loop does before it hands over to the store's thread counts too: in the wave before.
     departed = max(begin for begin in begins if begin < files.begun)
-    while files.ended <= files.begun:
-        await load.wave()
     await asyncio.sleep(10 * HEARTBEAT)  # the heart beats once more
     seconds = files.ended - files.begun
     return {

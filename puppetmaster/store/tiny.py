@@ -207,6 +207,8 @@ class TinyStore:
             self._ledger.settle(tables, self._journal.switch(prepared))
         except Exception as error:
             _warn(error)
+        else:
+            self._compactor.submit(self._journal.remove_predecessors)
         self._is_compacting = False
 
     def _rewrite_if_trusted(self, tables: Tables) -> None:

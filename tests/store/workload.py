@@ -54,7 +54,7 @@ def rounds_in(store: TinyStore) -> int:
 
 def wait_for_threads(store: TinyStore) -> None:
     """Wait for what was begun: a commit, the compaction that follows it, and its end."""
-    for thread in (store._writer, store._compactor, store._writer):
+    for thread in (store._writer, store._compactor, store._writer, store._compactor):
         thread.submit(lambda: None).result()
 
 
