@@ -15,6 +15,9 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": oper
 
 _TARGET = re.compile(r"(>=|<=|>|<)\s*([0-9.,]+)")
 
+LEAST_ROUNDS = 2
+"""With fewer nothing is judged: a single value has no spread, and all that a quick run has is single values."""
+
 NOTHING = "none"
 """Stands for what could not be measured."""
 
@@ -48,9 +51,9 @@ class Row:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median reaches the target; none when the target is no comparison, or nothing was measured."""
+        """Whether the median reaches the target; none when the target is no comparison, or there are too few rounds."""
         found = _TARGET.fullmatch(self.target)
-        if found is None or not self.values:
+        if found is None or len(self.values) < LEAST_ROUNDS:
             return None
         return bool(COMPARISONS[found[1]](self.median, float(found[2].replace(",", ""))))
 
@@ -69,8 +72,11 @@ class Row:
     @property
     def verdict(self) -> str:
         """The target, and whether it is met."""
-        word = {True: "met", False: "**missed**", None: ""}[self.is_met]
-        return f"{self.target} {self.unit}".rstrip() + (f": {word}" if word else "") if self.target else ""
+        if not self.target:
+            return ""
+        is_single = 0 < len(self.values) < LEAST_ROUNDS
+        word = {True: ": met", False: ": **missed**", None: ": not judged, one round" if is_single else ""}[self.is_met]
+        return f"{self.target} {self.unit}".rstrip() + word
 
     def line(self) -> str:
         """The row in Markdown."""

@@ -24,7 +24,8 @@ def results() -> Results:
     made = Results("2 cores")
     made.add("race", "theirs", [10.0, 30.0, 20.0], "/s", baseline=True, note="alone")
     made.add("race", "ours to theirs", [0.7, 0.9, 0.8], form=".2f", target=">= 0.8")
-    made.add("wait", "longest", [12.0], "ms", target="< 10")
+    made.add("wait", "longest", [12.0, 12.0], "ms", target="< 10")
+    made.add("wait", "of a quick run", [12.0], "ms", target="< 10")
     made.add("wait", "by the spy", [], "ms", target="< 10", note="it is not installed")
     return made
 
@@ -33,7 +34,8 @@ def test_a_table_shows_median_spread_and_target() -> None:
     assert results().table().splitlines()[2:] == [
         "| *theirs* | 20 /s | 10 to 30 | 3 |  | alone |",
         "| ours to theirs | 0.80 | 0.70 to 0.90 | 3 | >= 0.8: met |  |",
-        "| longest | 12 ms |  | 1 | < 10 ms: **missed** |  |",
+        "| longest | 12 ms | 12 to 12 | 2 | < 10 ms: **missed** |  |",
+        "| of a quick run | 12 ms |  | 1 | < 10 ms: not judged, one round |  |",
         f"| by the spy | {NOTHING} |  | 0 | < 10 ms | it is not installed |",
     ]
 

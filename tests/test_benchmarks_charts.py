@@ -20,7 +20,7 @@ def results_of(**values: float) -> Results:
     """Results with a row for each of the parts."""
     results = Results("a machine")
     for part, value in values.items():
-        results.add(part, "a thing", [value], "s", target="< 10")
+        results.add(part, "a thing", [value] * 2, "s", target="< 10")
     return results
 
 
@@ -63,7 +63,7 @@ def page(tmp_path: Path) -> Path:
 def test_a_table_is_put_between_its_marks_and_the_rest_stays(page: Path) -> None:
     report.write_docs(results_of(cost=4), page)
     text = page.read_text()
-    assert "| a thing | 4 s |  | 1 | < 10 s: met |" in text
+    assert "| a thing | 4 s | 4 to 4 | 2 | < 10 s: met |" in text
     assert "old cost" not in text and "old start" in text and "old targets" in text
     assert text.startswith("Before.\n") and text.endswith("<!-- results:end -->\nAfter.\n")
 
@@ -87,8 +87,8 @@ def test_the_targets_of_a_whole_run_are_told_with_their_parts(page: Path) -> Non
     results.add("start", "a thing without a target", [1])
     report.write_docs(results, page)
     targets = page.read_text().partition("begin targets")[2].partition("results:end")[0]
-    assert "| start | a thing | 50 s |  | 1 | < 10 s: **missed** |" in targets
-    assert "| cost | a thing | 4 s |  | 1 | < 10 s: met |" in targets
+    assert "| start | a thing | 50 s | 50 to 50 | 2 | < 10 s: **missed** |" in targets
+    assert "| cost | a thing | 4 s | 4 to 4 | 2 | < 10 s: met |" in targets
     assert "without" not in targets
 
 
