@@ -38,7 +38,7 @@ faults: $(VENV)/.dev mosquitto  ## The fault campaign for SECONDS=60, with SEED=
 
 clean:           ## Remove what was made here; the data folder stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f benchmarks/results.md benchmarks/results.json benchmarks/profile.txt benchmarks/*.png
+	rm -f benchmarks/results.md benchmarks/results.json benchmarks/profile*.txt benchmarks/*.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

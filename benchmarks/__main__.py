@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+from benchmarks import cost, earlier
 from benchmarks.options import HERE, Failed, Options
 from benchmarks.report import write_docs
 from benchmarks.results import Results
@@ -41,6 +42,9 @@ PARTS = {
     "watchers": "A crowd that watches a job",
 }
 """Modules with ``async def measure(options, rounds, results)`` and their headings, in the order in which they run."""
+
+HEADINGS = {**PARTS, cost.BEFORE: "What a request cost before it was made fast, and where"}
+"""Of the tables: a part may leave more than one."""
 
 QUICK = "A quick run: that all works is what it says, and nothing of the figures or the targets."
 
@@ -70,8 +74,9 @@ def machine() -> str:
     :raises Failed: when there is no broker.
     """
     now = datetime.now(timezone.utc)
+    commit = earlier.current()
     return (f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, "
-            f"{_broker()} with its default limits, {now:%Y-%m-%d %H:%M} UTC")
+            f"{_broker()} with its default limits, {now:%Y-%m-%d %H:%M} UTC" + (f", commit {commit}" if commit else ""))
 
 
 def _processor() -> str:
@@ -94,7 +99,7 @@ def _broker() -> str:
 
 def page(results: Results) -> str:
     """All tables, each under its heading."""
-    tables = [f"## {PARTS.get(part, part)}\n\n{results.table(part)}\n" for part in results.parts]
+    tables = [f"## {HEADINGS.get(part, part)}\n\n{results.table(part)}\n" for part in results.parts]
     return "\n".join(["# Benchmarks\n", f"{results.machine}.\n", *tables])
 
 
@@ -115,7 +120,7 @@ def main() -> None:
     (HERE / "results.md").write_text(page(results), encoding="utf-8")
     print(f"\n{page(results)}")
     if _has_matplotlib():
-        importlib.import_module("benchmarks.charts").draw(results, docs=given.docs)
+        importlib.import_module("benchmarks.charts").draw(results, docs=given.docs, quick=given.quick)
     else:
         print("no pictures: matplotlib is not installed (requirements-bench.txt)")
     if given.docs:

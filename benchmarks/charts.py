@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from benchmarks import cost as cost_part
 from benchmarks import growth as growth_part
 from benchmarks import latency as latency_part
-from benchmarks import peers, profiling, report
+from benchmarks import peers, profiling
 from benchmarks.options import HERE
 from benchmarks.results import Results, Row
 
@@ -110,21 +110,21 @@ def cost(results: Results) -> Figure:
 
     :raises LookupError: when that was not measured.
     """
-    cases = {"now": results}
-    if report.BEFORE.exists():
-        cases["before"] = Results.load(report.BEFORE)
+    cases = {"now": cost_part.PART}
+    if results.of(cost_part.BEFORE):
+        cases["before"] = cost_part.BEFORE
     figure = Figure(figsize=(WIDTH, 1.5 + 0.6 * len(cases)), layout="constrained")
     axes = figure.subplots()
     for at, (name, case) in enumerate(cases.items()):
         start = 0.0
         for part, colour in zip(profiling.PARTS, PART_COLOURS, strict=True):
-            value = _measured(case, cost_part.PART, part).median / cost_part.PER * 1e6
+            value = _measured(results, case, part).median / cost_part.PER * 1e6
             axes.barh(name, value, left=start, color=colour, edgecolor="white", label=part if name == "now" else None)
             if value >= 4:
                 axes.text(start + value / 2, at, f"{value:.0f}", ha="center", va="center", fontsize=10,
                           color="white" if colour in (BLUE, GREEN) else "black")
             start += value
-        total = _measured(case, cost_part.PART, "all").median / cost_part.PER * 1e6
+        total = _measured(results, case, "all").median / cost_part.PER * 1e6
         axes.text(start, at, f"  {total:.0f} µs", va="center", fontweight="bold")
     axes.set_title("CPU of the bundle for a request, µs")
     axes.tick_params(left=False)
@@ -190,10 +190,11 @@ PICTURES: Mapping[str, Callable[[Results], Figure]] = {
 }
 
 
-def draw(results: Results, *, docs: bool = False) -> list[Path]:
+def draw(results: Results, *, docs: bool = False, quick: bool = False) -> list[Path]:
     """Draw what these results have the rows for, into benchmarks/; the files.
 
     :param docs: into docs/images too.
+    :param quick: write into each that it is of a quick run.
     """
     folders = [HERE, *([IMAGES] if docs else [])]
     files = []
@@ -203,6 +204,8 @@ def draw(results: Results, *, docs: bool = False) -> list[Path]:
                 figure = make(results)
             except LookupError:
                 continue
+            if quick:
+                figure.text(0.99, 0.99, "of a quick run: says nothing", ha="right", va="top", color=RED)
             for folder in folders:
                 files.append(folder / f"performance-{name}.png")
                 save(figure, files[-1])

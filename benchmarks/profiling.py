@@ -1,8 +1,8 @@
 """Where the bundle spends its CPU: samples of py-spy, weighed by what the kernel says of each thread.
 
 py-spy tells who held the interpreter's lock. What a thread spends without it, in system calls, is not sampled, but
-counted by the kernel: so each thread's samples share out all of that thread's CPU, and the store's thread is charged
-with its writes.
+counted by the kernel: so each thread's samples share out all of that thread's CPU, and the store's threads are charged
+with their writes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PLACES = (
     (r"gmqtt/", r"", "publish"),
     (r"puppetmaster/(edges|accounts)/|puppetmaster/(web|bodies|job_document|fields|queries|schemas|operations)\.py$"
      r"|uvicorn|fastapi|starlette", r"", "call"),
-    (THREAD, r"puppetmaster-store", "journal"),
+    (THREAD, r"puppetmaster-(store|compaction)", "journal"),
 )
 """What a function works for: a pattern for its file, one for its name, the part. The first that fits counts, and of a
 stack the innermost function that any fits: what asyncio or orjson do is charged to who had it done."""

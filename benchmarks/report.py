@@ -3,8 +3,8 @@
     <!-- results:begin throughput -->
     <!-- results:end -->
 
-``before cost`` is the part ``cost`` of the results that are kept. ``targets`` has all rows with a target; it is written
-when all parts were measured, for it is to be of one run.
+``profile`` and ``profile before`` are the lists of functions that the part ``cost`` leaves. ``targets`` has all rows
+with a target; it is written when all parts were measured, for it is to be of one run.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmarks import cost
 from benchmarks.options import HERE, Failed
 from benchmarks.results import Results
 
 PAGE = HERE.parent / "docs" / "performance.md"
 
-BEFORE = HERE / "before.json"
-"""The results of what puppetmaster was before it was made fast, by the same benchmarks. Kept, to compare with."""
+PROFILES = {"profile": cost.PROFILE, "profile before": cost.PROFILE_BEFORE}
+"""The files of profiles, by the name of their place in the page."""
 
 TARGETS = "targets"
 
@@ -37,9 +38,9 @@ def write_docs(results: Results, page: Path = PAGE) -> None:
     if missing:
         raise Failed(f"{page.name} has no marks for {', '.join(sorted(missing))}")
     tables = {part: _table(results, results.table(part)) for part in results.parts}
-    if BEFORE.exists():
-        before = Results.load(BEFORE)
-        tables |= {f"before {part}": _table(before, before.table(part)) for part in before.parts}
+    if cost.PART in results.parts:
+        tables |= {name: f"\n```\n{path.read_text(encoding='utf-8')}```\n\n"
+                   for name, path in PROFILES.items() if path.exists()}
     if places <= {TARGETS, *tables}:
         tables[TARGETS] = _table(results, _targets(results))
 

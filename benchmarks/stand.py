@@ -105,6 +105,7 @@ class Stand:
     :param settings: environment of the bundle beside its defaults: ``PUPPETMASTER_KEEP_REQUESTS="100"``.
     :param devices: whether there are devices.
     :param broker: lines of Mosquitto's configuration beside its defaults.
+    :param program: the folder of the bundle's sources; this repository, or that of an earlier commit.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Stand:
         settings: Mapping[str, str] | None = None,
         devices: bool = True,
         broker: Sequence[str] = (),
+        program: Path = REPOSITORY,
     ) -> None:
         self.data = data
         self.processes: dict[str, psutil.Process] = {}
@@ -123,6 +125,7 @@ class Stand:
         self._settings = dict(settings or {})
         self._with_devices = devices
         self._broker_lines = tuple(broker)
+        self._program = program
         self._fleet: list[str] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._files = ExitStack()
@@ -373,7 +376,8 @@ class Stand:
             env |= {"PUPPETMASTER_DATA": str(self.data), "PUPPETMASTER_INSTANCE": INSTANCE,
                     "PUPPETMASTER_WINDOW": str(WINDOW), "PUPPETMASTER_HTTP": f"127.0.0.1:{self.port}",
                     **self._settings}
-        child = subprocess.Popen([sys.executable, *arguments], cwd=REPOSITORY, env=env, stdin=subprocess.PIPE,
+        folder = self._program if name == "bundle" else REPOSITORY
+        child = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=env, stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE if name == "devices" else subprocess.DEVNULL)
         self._children[name] = child
         self.processes[name] = psutil.Process(child.pid)

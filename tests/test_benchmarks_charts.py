@@ -92,20 +92,22 @@ def test_the_targets_of_a_whole_run_are_told_with_their_parts(page: Path) -> Non
     assert "without" not in targets
 
 
-def test_the_results_that_are_kept_have_a_table_of_their_own(
+def test_the_lists_of_functions_are_put_into_the_page_with_the_cost(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results_of(cost=9).save(tmp_path / "before.json")
-    monkeypatch.setattr(report, "BEFORE", tmp_path / "before.json")
-    page.write_text(page.read_text() + "<!-- results:begin before cost -->\n<!-- results:end -->\n")
+    (tmp_path / "now").write_text("  1.0%  run (loop.py)\n")
+    monkeypatch.setattr(report, "PROFILES", {"profile": tmp_path / "now", "profile before": tmp_path / "missing"})
+    page.write_text(page.read_text() + "<!-- results:begin profile -->\n<!-- results:end -->\n")
+    report.write_docs(results_of(start=4), page)
+    assert "run (loop.py)" not in page.read_text()
     report.write_docs(results_of(cost=4), page)
-    now, _, before = page.read_text().partition("begin before cost")
-    assert "| a thing | 4 s |" in now and "| a thing | 9 s |" in before
+    assert "begin profile -->\n\n```\n  1.0%  run (loop.py)\n```\n\n<!-- results:end" in page.read_text()
 
 
 def test_the_page_has_a_place_for_every_part() -> None:
     text = report.PAGE.read_text(encoding="utf-8")
-    assert set(re.findall("<!-- results:begin ([a-z ]+) -->", text)) == {*PARTS, "targets", "before cost"}
+    places = {*PARTS, "targets", cost.BEFORE, *report.PROFILES}
+    assert set(re.findall("<!-- results:begin ([a-z ]+) -->", text)) == places
 
 
 # The pictures; matplotlib is in requirements-bench.txt only
@@ -117,7 +119,6 @@ def charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     from benchmarks import charts
 
     monkeypatch.setattr(charts, "HERE", tmp_path)
-    monkeypatch.setattr(report, "BEFORE", tmp_path / "before.json")
     return charts
 
 
@@ -163,15 +164,19 @@ def test_a_line_shows_the_lowest_and_the_highest_round(charts, everything: Resul
     assert [round(y) for y in right.containers[0][0].get_ydata()] == [5_000] * len(growth.SIZES)
 
 
-def test_the_cost_before_is_drawn_beside_that_of_now(charts, everything: Results, tmp_path: Path) -> None:
-    before = Results("a machine")
+def test_the_cost_before_is_drawn_beside_that_of_now(charts, everything: Results) -> None:
     for part in ("all", *profiling.PARTS):
-        before.add(cost.PART, part, [0.2])
-    before.save(tmp_path / "before.json")
+        everything.add(cost.BEFORE, part, [0.2])
     (axes,) = charts.cost(everything).axes
     ends = sorted(round(bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert ends[-1] == 20 * len(profiling.PARTS)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["now", "before"]
+
+
+def test_a_picture_of_a_quick_run_says_so(charts, everything: Results) -> None:
+    plain = [file.read_bytes() for file in charts.draw(everything)]
+    quick = [file.read_bytes() for file in charts.draw(everything, quick=True)]
+    assert len(quick) == len(plain) and not set(quick) & set(plain)
 
 
 def test_a_cost_that_could_not_be_split_is_not_drawn(charts, everything: Results) -> None:
