@@ -18,7 +18,7 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
     small, large = options.count(20_000, 2_000), options.count(100_000, 5_000)
     idle: list[float] = []
     peaks: dict[int, list[float]] = {small: [], large: []}
-    left: list[float] = []
+    left: dict[str, list[float]] = {"the first": [], "the second": []}
     grown: list[float] = []
     async with Stand() as stand:
         for number in range(rounds):
@@ -26,17 +26,20 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
                 await stand.restart_bundle(fresh=True)
             idle.append(stand.resident())
             peaks[small].append(await _peak(stand, small, idle[-1]))
-            left.append((await _rested(stand) - idle[-1]) / small)
-            warm = await _after(stand, small, WARM - 1)
+            left["the first"].append((await _rested(stand) - idle[-1]) / small)
+            left["the second"].append((await _after(stand, small, 1) - idle[-1]) / small)
+            warm = await _after(stand, small, WARM - 2)
             grown.append((await _after(stand, small, JOBS - WARM) - warm) / (small * (JOBS - WARM)))
             await stand.restart_bundle(fresh=True)
             peaks[large].append(await _peak(stand, large, stand.resident()))
             options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and "
                                f"{peaks[large][-1]:,.0f} B a request, {grown[-1]:,.0f} B for each that is stored")
-    results.add(PART, "idle, nothing stored", [size / 2**20 for size in idle], "MiB")
+    results.add(PART, "idle, nothing stored", [size / 2**20 for size in idle], "MiB", baseline=True)
     for size in (small, large):
         results.add(PART, f"peak above idle, job of {size:,}", peaks[size], "B a request", target=TARGET)
-    results.add(PART, "left above idle when the first job has ended", left, "B a request", note=f"job of {small:,}")
+    for which, values in left.items():
+        results.add(PART, f"left above idle when {which} job has ended", values, "B a request",
+                    note=f"jobs of {small:,}; of the requests of one of them")
     results.add(PART, f"growth from job {WARM} to job {JOBS}", grown, "B a stored request", target="< 100",
                 note=f"jobs of {small:,}")
 

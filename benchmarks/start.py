@@ -197,7 +197,7 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
                                    f"{done[-1].stopped.ready:.2f} s, killed {done[-1].killed.ready:.2f} s")
             await stand.start_bundle()
     add_times(results, done, count, journal_bytes)
-    add_memory(results, done, count)
+    add_memory(results, done, count, journal_bytes)
     add_peer(results, peer, count)
 
 
@@ -219,17 +219,24 @@ def add_times(results: Results, rounds: list[Round], count: int, journal_bytes: 
     results.add(PART, f"{what}: the stop", [each.stop for each in rounds], "s", form=".2f")
 
 
-def add_memory(results: Results, rounds: list[Round], count: int) -> None:
-    """What that costs which is stored, above what a bundle takes that has nothing stored."""
+def add_memory(results: Results, rounds: list[Round], count: int, journal_bytes: int) -> None:
+    """What that costs which is stored, above what a bundle takes that has nothing stored.
+
+    After a kill it is no figure of a request: what lies in memory is the journal, whatever the number of requests.
+    """
     results.add(PART, "memory with nothing stored", [each.empty.resident / MIB for each in rounds], "MiB",
                 baseline=True)
-    for kind, name in (("", "stopped"), (", after kill -9", "killed")):
-        pairs = [(each.empty, getattr(each, name)) for each in rounds]
-        above = [there.resident - empty.resident for empty, there in pairs]
-        results.add(PART, f"memory above that, {count:,} requests stored{kind}", [size / MIB for size in above], "MiB")
-        results.add(PART, f"memory of a stored request{kind}", [size / count for size in above], "B")
-        results.add(PART, f"memory of a stored request at the most during the start{kind}",
-                    [(there.peak - empty.peak) / count for empty, there in pairs], "B")
+    above = [each.stopped.resident - each.empty.resident for each in rounds]
+    what = f"memory above that, {count:,} requests stored"
+    results.add(PART, what, [size / MIB for size in above], "MiB", form=",.1f")
+    results.add(PART, f"{what}: of each", [size / count for size in above], "B", form=",.1f")
+    results.add(PART, f"{what}: of each, at the most during the start",
+                [(each.stopped.peak - each.empty.peak) / count for each in rounds], "B", form=",.1f")
+    results.add(PART, f"{what}, after kill -9: with the replayed journal",
+                [(each.killed.resident - each.empty.resident) / MIB for each in rounds], "MiB", form=",.1f",
+                note=f"what its {journal_bytes / 1e6:,.0f} MB hold is in memory until the next compaction")
+    results.add(PART, f"{what}, after kill -9: at the most during the start",
+                [(each.killed.peak - each.empty.peak) / MIB for each in rounds], "MiB", form=",.1f")
 
 
 def add_peer(results: Results, peer: tuple[float, int] | None, count: int) -> None:

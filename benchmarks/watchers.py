@@ -28,15 +28,16 @@ class Watched:
 
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
-    """Run a job that nobody watches, in turn with one that all watch."""
+    """Run a job that nobody watches, in turn with one that all watch; in every second round that one first."""
     crowd, count = options.count(1_000, 50), options.count(20_000, 1_000)
     alone: list[Watched] = []
     crowded: list[Watched] = []
     async with Stand() as stand:
         await stand.run_job(count)  # what is loaded and made at the first use is not measured
         for number in range(rounds):
-            alone.append(await _watched(stand, count, 0))
-            crowded.append(await _watched(stand, count, crowd))
+            for watchers, runs in ((0, alone), (crowd, crowded))[:: -1 if number % 2 else 1]:
+                await stand.at_rest()
+                runs.append(await _watched(stand, count, watchers))
             options.tell(PART, f"round {number + 1} of {rounds}: nobody watches {alone[-1].rate:,.0f}/s, "
                                f"{crowd:,} watch {crowded[-1].rate:,.0f}/s")
     results.add(PART, "nobody watches", [one.rate for one in alone], "/s", baseline=True, note=f"{count:,} requests")
