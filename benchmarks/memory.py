@@ -8,9 +8,13 @@ from benchmarks.stand import Stand
 
 PART = "memory"
 TARGET = "< 1500"
+MIB = 2**20
 
 WARM, JOBS = 3, 10
 """Jobs that are run one after the other, to see what each leaves behind, from when the allocator has what it keeps."""
+
+LOOKS = (1, 2, WARM, JOBS)
+"""After how many of them it is looked what is left."""
 
 
 async def measure(options: Options, rounds: int, results: Results) -> None:
@@ -18,7 +22,8 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
     small, large = options.count(20_000, 2_000), options.count(100_000, 5_000)
     idle: list[float] = []
     peaks: dict[int, list[float]] = {small: [], large: []}
-    left: dict[str, list[float]] = {"the first": [], "the second": []}
+    left: dict[int, list[float]] = {jobs: [] for jobs in LOOKS}
+    most: list[float] = []
     grown: list[float] = []
     async with Stand() as stand:
         for number in range(rounds):
@@ -26,20 +31,26 @@ async def measure(options: Options, rounds: int, results: Results) -> None:
                 await stand.restart_bundle(fresh=True)
             idle.append(stand.resident())
             peaks[small].append(await _peak(stand, small, idle[-1]))
-            left["the first"].append((await _rested(stand) - idle[-1]) / small)
-            left["the second"].append((await _after(stand, small, 1) - idle[-1]) / small)
-            warm = await _after(stand, small, WARM - 2)
-            grown.append((await _after(stand, small, JOBS - WARM) - warm) / (small * (JOBS - WARM)))
+            await stand.at_rest()
+            for done in range(1, JOBS + 1):
+                if done > 1:
+                    await stand.run_job(small)
+                    await stand.at_rest()  # the store tidies up
+                if done in LOOKS:
+                    left[done].append(stand.resident() - idle[-1])
+            most.append(stand.peak() - idle[-1])
+            grown.append((left[JOBS][-1] - left[WARM][-1]) / (small * (JOBS - WARM)))
             await stand.restart_bundle(fresh=True)
             peaks[large].append(await _peak(stand, large, stand.resident()))
             options.tell(PART, f"round {number + 1} of {rounds}: peak {peaks[small][-1]:,.0f} and "
                                f"{peaks[large][-1]:,.0f} B a request, {grown[-1]:,.0f} B for each that is stored")
-    results.add(PART, "idle, nothing stored", [size / 2**20 for size in idle], "MiB", baseline=True)
+    results.add(PART, "idle, nothing stored", [size / MIB for size in idle], "MiB", baseline=True)
     for size in (small, large):
         results.add(PART, f"peak above idle, job of {size:,}", peaks[size], "B a request", target=TARGET)
-    for which, values in left.items():
-        results.add(PART, f"left above idle when {which} job has ended", values, "B a request",
-                    note=f"jobs of {small:,}; of the requests of one of them")
+    for jobs, sizes in left.items():
+        results.add(PART, f"left above idle after {'one job' if jobs == 1 else f'{jobs} jobs'} of {small:,}",
+                    [size / MIB for size in sizes], "MiB", note="" if jobs == 1 else "one after the other")
+    results.add(PART, f"peak above idle in these {JOBS} jobs", [size / MIB for size in most], "MiB")
     results.add(PART, f"growth from job {WARM} to job {JOBS}", grown, "B a stored request", target="< 100",
                 note=f"jobs of {small:,}")
 
@@ -49,16 +60,3 @@ async def _peak(stand: Stand, count: int, idle: float) -> float:
     stand.forget_peak()
     await stand.run_job(count)
     return (stand.peak() - idle) / count
-
-
-async def _after(stand: Stand, count: int, jobs: int) -> float:
-    """Bytes of memory when that many more jobs have ended, each with a rest in which the store tidies up."""
-    for _ in range(jobs):
-        await stand.run_job(count)
-        resident = await _rested(stand)
-    return resident
-
-
-async def _rested(stand: Stand) -> float:
-    await stand.at_rest()
-    return stand.resident()
