@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from puppetmaster.errors import StoreLocked
@@ -61,6 +62,10 @@ class FileSystem:
     def has_name(self, descriptor: int, path: Path) -> bool:
         """Is this the file that is called so now?"""
         return _has_name(descriptor, path)
+
+    def free(self, folder: Path) -> int:
+        """Return how many bytes the disk has left for us."""
+        return shutil.disk_usage(folder).free
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Set
-from contextlib import suppress
+from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -57,7 +57,6 @@ class Header(NamedTuple):
     def fits(self, line: bytes | memoryview, body: bytes | memoryview) -> bool:
         """Whether this header, which the line spells, and this body are a good frame."""
         return self.length == len(body) and self.checksum == zlib.crc32(body, zlib.crc32(line[: HEADER_SIZE - 10]))
-
 
 
 def encode_frame(frame: Frame, generation: int, sequence: int) -> bytes:
@@ -153,19 +152,19 @@ class Replay:
         return StoreCorrupt(self._path, self.end, detail)
 
 
-def good_bodies(path: Path) -> set[bytes]:
-    """The bodies of all good frames of a journal, whatever lies between; none without a file. Raises OSError."""
-    with suppress(FileNotFoundError):
-        return {bytes(body) for _, _, body in _good_frames(memoryview(path.read_bytes()))}
-    return set()
+def frame_digests(path: Path, generation: int) -> list[bytes] | None:
+    """A digest for the body of each good frame of a journal, in their order, whatever lies between.
 
-
-def holds_copies_alone(path: Path, generation: int, known: Set[bytes]) -> bool:
-    """Whether every good frame of a journal is one of its generation, with a body that is known. Raises OSError."""
-    data = memoryview(path.read_bytes())
-    return not _newer_version(data) and all(
-        header.generation == generation and bytes(body) in known for _, header, body in _good_frames(data)
-    )
+    None when another release or another generation wrote any of it; empty without a file. Raises OSError.
+    """
+    try:
+        data = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    frames = list(_good_frames(data))
+    if _newer_version(data) or any(header.generation != generation for _, header, _ in frames):
+        return None
+    return [blake2b(body, digest_size=16).digest() for _, _, body in frames]
 
 
 def _good_frames(data: memoryview) -> Iterator[tuple[int, Header, memoryview]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from puppetmaster.errors import StoreCorrupt, StoreUnavailable
-from puppetmaster.store.journal import unavailable
+from puppetmaster.store.journal import GivenUp, unavailable
 
 
 class _Passengers:
@@ -21,6 +21,9 @@ class _Passengers:
         waiter = self.loop.create_future()
         self._waiters.append(waiter)
         return waiter
+
+    def take_in(self, others: _Passengers) -> None:
+        self._waiters += others._waiters
 
     def wake(self, error: BaseException | None) -> None:
         for waiter in self._waiters:
@@ -62,8 +65,8 @@ class GroupCommit:
         boarding, is_free = self._boarding, self._is_free
         if boarding is None or boarding.loop is not loop:
             boarding = self._boarding = _Passengers(loop)
-            if self._flight is not None and not is_free:
-                _when_landed(self._flight, loop, lambda _: self._take_off(boarding))
+            if not is_free:
+                self._wait_for_flight(boarding)
         waiter = boarding.join()
         if is_free:
             # At once: the next round of the loop may be a millisecond away. Who comes too late shares the next one.
@@ -83,7 +86,27 @@ class GroupCommit:
         except Exception as error:
             passengers.wake(error)
             return
-        _when_landed(self._flight, passengers.loop, passengers.wake)
+        _when_landed(self._flight, passengers.loop, lambda error: self._landed(passengers, error))
+
+    def _landed(self, passengers: _Passengers, error: BaseException | None) -> None:
+        if isinstance(error, GivenUp):
+            self._board_again(passengers)  # nothing was tried: the next departure goes another way
+        else:
+            passengers.wake(error)
+
+    def _board_again(self, passengers: _Passengers) -> None:
+        if self._boarding is not None and self._boarding.loop is passengers.loop:
+            self._boarding.take_in(passengers)
+            return
+        self._boarding = passengers
+        if self._is_free:
+            self._take_off(passengers)
+        else:
+            self._wait_for_flight(passengers)
+
+    def _wait_for_flight(self, passengers: _Passengers) -> None:
+        assert self._flight is not None, "there is one, or it would be free"
+        _when_landed(self._flight, passengers.loop, lambda _: self._take_off(passengers))
 
 
 def _when_landed(

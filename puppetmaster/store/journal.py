@@ -8,8 +8,9 @@ frame and syncs it. Once in a while everything goes to a new snapshot and the jo
 3. rename the snapshot into place and sync the folder
 4. delete ``<name>.journal.<g>``
 
-Commits go on until the end of 2 is copied. Killed before 3, the old pair is whole; after 3, the new one. Leftovers go
-at the next start: a journal of the next generation in which there is nothing that its predecessor has not.
+Commits go on meanwhile, but for the last of 2 and for 3. Killed before 3, the old pair is whole; after 3, the new one.
+Leftovers go at the next start, among them a journal of a later generation that has nothing but copies of frames in the
+current one.
 
 A journal that was removed while it is open would take frames that no restart ever finds: that counts as a failure,
 before anything is written. When there is a folder of that name again, an empty one, a new snapshot goes into it.
@@ -26,7 +27,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from pathlib import Path
 from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import snapshot
 from puppetmaster.store.files import FileSystem, Lock
-from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame, good_bodies, holds_copies_alone
+from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame, frame_digests
 from puppetmaster.store.ledger import Frame, Tables
 from puppetmaster.store.rows import Rows, SnapshotFile, StoredRows
 from puppetmaster.store.tail import Tail
@@ -51,11 +52,22 @@ MIN_QUIET_SIZE = 1 << 20
 """Bytes of journal below which compacting is not worth it even when there is nothing else to do."""
 
 SHORT_TAIL = 256 << 10
-"""Bytes that are copied while commits wait: a millisecond."""
+"""Bytes that may be left to be copied while commits wait, beside what comes in the last moment."""
+
+ROUNDS = 8
+"""Times that what was appended is copied beside the commits. Where each brings as much again as the one before, commits
+come as fast as they are copied: then they wait for the rest."""
+
+RESERVE = 8 << 20
+"""Bytes of the disk that a compaction leaves to the commits beside it: one that finds it full gives the journal up."""
 
 _NEW_SNAPSHOT = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_NEW_JOURNAL = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+class GivenUp(OSError):
+    """Raised when the journal can't be appended to since an earlier failure; everything has to be written anew."""
 
 
 @dataclass(slots=True)
@@ -68,12 +80,12 @@ class Preparation:
     snapshot_size: int
     stored: Mapping[str, StoredRows]
     """The tables as they lie in the snapshot."""
-    tail: Tail | None
-    """Copies what was committed meanwhile; none where nothing could be."""
+    tail: Tail | None = None
+    """Copies what was appended meanwhile; none where nothing could be."""
 
 
 class Journal:
-    """The files of one store, locked against other processes. For one thread, but for :meth:`prepare`."""
+    """The files of one store, locked against other processes. For one thread, but where it is said."""
 
     def __init__(self, directory: Path, name: str, files: FileSystem | None = None) -> None:
         """Open the files, or begin with ``<name>.json.factory`` or nothing; see :attr:`tables`.
@@ -107,10 +119,18 @@ class Journal:
                 raise unavailable(error) from error
             raise
 
+    @property
+    def generation(self) -> int:
+        """Of the snapshot and the journal that are in use."""
+        return self._generation
+
     def append(self, frame: Frame) -> None:
-        """Return when the frame is on disk. Raises OSError; the journal can't be trusted then."""
+        """Return when the frame is on disk. Raises OSError; the journal can't be trusted then.
+
+        Raises GivenUp when it could not be trusted before: nothing was written, and :meth:`rewrite` is the way on.
+        """
         if not self.trusted or self._descriptor is None:
-            raise OSError(errno.EIO, "it was given up after a failure", str(self._journal(self._generation)))
+            raise self._given_up()
         self.trusted = False
         data = encode_frame(frame, self._generation, self._sequence + 1)
         if data:
@@ -126,50 +146,78 @@ class Journal:
         """Is a new generation worth it while there is nothing else to write? An eighth of the snapshot is."""
         return self.size > self._quiet_limit
 
-    def prepare(self, tables: Tables, since: int | None = None) -> Preparation:
-        """Write the snapshot of a new generation. May run in another thread than the rest, one at a time.
+    def postpone(self) -> None:
+        """Let the journal grow before the next attempt: one that was refused is not made again with every commit."""
+        self._limit = self.size + MIN_COMPACTION_SIZE
+        self._quiet_limit = self.size + MIN_QUIET_SIZE
 
-        ``since`` is the size that the journal had when the tables were as they are given; frames that are appended from
-        then on become part of the new generation. None where nothing is appended meanwhile.
+    def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
+        """Replace snapshot and journal by a new generation with these tables; the journal can be trusted then.
 
-        Raises OSError, and StoreCorrupt when the snapshot or the journal that are to be replaced were damaged. What
-        was trusted before remains so.
+        Returns the tables as they lie in the snapshot. Raises OSError, and StoreCorrupt when the snapshot that is to be
+        replaced was damaged. What was trusted before remains so, unless the rename itself failed.
+        """
+        stored = self.switch(self.prepare(tables))
+        self.remove_predecessors()
+        return stored
+
+    # The same in steps, for a new generation that is written while frames are appended. The first two may run in
+    # another thread than the rest, and remove_predecessors too; never beside each other, or beside a rewrite.
+
+    def prepare(self, tables: Tables, check: Callable[[], None] | None = None) -> Preparation:
+        """Write the snapshot of a new generation, and an empty journal for it. Nothing in use changes.
+
+        ``check`` is called again and again, and may raise to end it. Raises OSError and StoreCorrupt as
+        :meth:`rewrite` does.
         """
         if self._lock.is_lost:
             self._lock_again()
         # A generation is used once: after a failure nobody knows which of its files are on disk.
         self._highest += 1
         generation = self._highest
-        # A refused compaction is not tried again with every commit.
-        self._limit = self.size + MIN_COMPACTION_SIZE
-        self._quiet_limit = self.size + MIN_QUIET_SIZE
         try:
-            snapshot_size, stored = self._write_snapshot(generation, tables)
-            descriptor = self._create_journal(generation)
-            try:
-                tail = None if since is None else self._begin_tail(since, descriptor, generation)
-            except BaseException:
-                self._close_quietly(descriptor)
-                raise
-        except (OSError, StoreCorrupt):
+            snapshot_size, stored = self._write_snapshot(generation, tables, check)
+            return Preparation(generation, self._create_journal(generation), snapshot_size, stored)
+        except BaseException:
             # The space is needed, by others and by the next attempt.
             self._remove_files_of(generation)
             raise
-        return Preparation(generation, descriptor, snapshot_size, stored, tail)
+
+    def follow(self, prepared: Preparation, generation: int, since: int) -> None:
+        """Copy to the new journal what was appended since its tables were as they are in the snapshot.
+
+        That was when this generation's journal had the size ``since``. What is appended from now on is left to
+        :meth:`switch`, which commits wait for. Raises OSError, and StoreCorrupt when a frame does not come back.
+        """
+        try:
+            if generation != self._generation:
+                raise self._given_up()
+            # What is in the journal must not be without its name when the snapshot has got its own.
+            self._files.sync_folder(self._folder)
+            prepared.tail = tail = Tail(
+                self._files, self._journal(generation), generation, since, prepared.descriptor, prepared.generation
+            )
+            for _ in range(ROUNDS):
+                if self.size - tail.start <= SHORT_TAIL:
+                    break
+                tail.copy(self.size)
+                tail.sync()
+        except BaseException:
+            self.abandon(prepared)
+            raise
 
     def switch(self, prepared: Preparation) -> Mapping[str, StoredRows]:
-        """Go over to the generation that was prepared; the journal can be trusted then.
+        """Go over to the generation that was prepared; the journal can be trusted then. See :meth:`rewrite`.
 
-        Returns the tables as they lie in the snapshot. Raises OSError, and StoreCorrupt when the journal that is to be
-        replaced was damaged. What was trusted before remains so, unless the rename itself failed. A journal that was
-        left untrusted needs another attempt, without a tail: nobody knows what is in it.
+        Raises GivenUp when frames were followed and can't be trusted any more: nobody knows what is in them.
         """
         try:
             if prepared.tail is not None:
-                self._finish_tail(prepared.tail)
+                self._finish(prepared.tail)
+            if self._lock.is_lost:
+                raise FileNotFoundError(errno.ENOENT, "the data folder was replaced", str(self._folder))
         except BaseException:
-            self._close_quietly(prepared.descriptor)
-            self._remove_files_of(prepared.generation)
+            self.abandon(prepared)
             raise
         try:
             self._files.replace(self._temporary, self._snapshot)
@@ -182,17 +230,16 @@ class Journal:
         self._take_over(prepared)
         return prepared.stored
 
+    def abandon(self, prepared: Preparation) -> None:
+        """Remove what was made for a generation that does not come to be."""
+        self._close_quietly(prepared.descriptor)
+        self._remove_files_of(prepared.generation)
+
     def remove_predecessors(self) -> None:
-        """Remove the journals of earlier generations: tens of milliseconds for a large one. May run beside the rest."""
+        """Remove the journals of earlier generations: tens of milliseconds for a large one."""
         for generation, path in self._journals().items():
             if generation < self._generation:
                 self._remove_quietly(path)
-
-    def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
-        """Replace snapshot and journal by a new generation with these tables, at once; see :meth:`switch`."""
-        stored = self.switch(self.prepare(tables))
-        self.remove_predecessors()
-        return stored
 
     def close(self) -> None:
         """Let go of the files; idempotent. Raises nothing."""
@@ -244,15 +291,16 @@ class Journal:
     def _refuse_journals_of_the_future(self) -> None:
         """See that no journal of a later generation holds what would be lost with it.
 
-        A kill in a compaction leaves one with copies. One that holds anything else belongs to a snapshot that is gone.
+        A kill in a compaction leaves one with copies of what the current one ends with. Any other one belongs to a
+        snapshot that is gone.
         """
-        known: set[bytes] | None = None
+        own: list[bytes] | None = None
         for generation, path in self._journals().items():
             if generation <= self._generation or not self._size_of(path):
                 continue
-            if known is None:
-                known = good_bodies(self._journal(self._generation))
-            if not holds_copies_alone(path, generation, known):
+            own = frame_digests(self._journal(self._generation), self._generation) if own is None else own
+            copies = frame_digests(path, generation)
+            if not own or copies is None or not _is_part(copies, own):
                 raise StoreCorrupt(
                     path, 0, f"it belongs to generation {generation}, the snapshot is {self._generation}"
                 )
@@ -310,18 +358,32 @@ class Journal:
         self.size += len(data)
         self.bytes_written += len(data)
 
-    def _write_snapshot(self, generation: int, tables: Tables) -> tuple[int, Mapping[str, StoredRows]]:
+    def _write_snapshot(
+        self, generation: int, tables: Tables, check: Callable[[], None] | None
+    ) -> tuple[int, Mapping[str, StoredRows]]:
         descriptor = self._files.open(self._temporary, _NEW_SNAPSHOT)
         # It stays open, and is read from by whoever needs a document of it.
         file = SnapshotFile(self._snapshot, descriptor, self._files)
         writing = snapshot.Writing(tables, generation)
-        for chunk in writing.chunks():
-            self._files.write_all(descriptor, chunk)
-        self._files.sync(descriptor)
+        try:
+            for chunk in writing.chunks():
+                if check is not None:
+                    check()
+                self._files.write_all(descriptor, chunk)
+            self._files.sync(descriptor)
+        except BaseException:
+            file.close()  # as long as it is open, its space is taken, though it has no name
+            raise
         return writing.size, writing.stored(file)
 
+    def check_room(self) -> None:
+        """Raise OSError when the disk has not the room for much more than some commits."""
+        free = self._files.free(self._folder)
+        if free < RESERVE:
+            raise OSError(errno.ENOSPC, f"{free >> 20} MiB are left for commits", str(self._folder))
+
     def _create_journal(self, generation: int) -> int:
-        descriptor = self._files.open(self._journal(generation), _NEW_FILE | os.O_APPEND)
+        descriptor = self._files.open(self._journal(generation), _NEW_JOURNAL)
         try:
             self._files.sync(descriptor)
         except BaseException:
@@ -329,22 +391,16 @@ class Journal:
             raise
         return descriptor
 
-    def _begin_tail(self, since: int, descriptor: int, generation: int) -> Tail:
-        """Copy what was committed until now, so that little is left to copy while commits wait."""
-        # What is in the journal must not be without its name when the snapshot has got its own.
-        self._files.sync_folder(self._folder)
-        tail = Tail(self._files, self._journal(self._generation), self._generation, since, descriptor, generation)
-        while self.size - tail.start > SHORT_TAIL:
-            tail.copy(self.size)
-            tail.sync()
-        return tail
-
-    def _finish_tail(self, tail: Tail) -> None:
+    def _finish(self, tail: Tail) -> None:
+        """Copy the last frames."""
         if not self.trusted:
-            raise OSError(errno.EIO, "it was given up after a failure", str(tail.path))
+            raise self._given_up()
         tail.copy(self.size)
         if tail.size:
             tail.sync()
+
+    def _given_up(self) -> GivenUp:
+        return GivenUp(errno.EIO, "it was given up after a failure", str(self._journal(self._generation)))
 
     def _take_over(self, prepared: Preparation) -> None:
         if self._descriptor is not None:
@@ -407,6 +463,12 @@ def unavailable(error: OSError) -> StoreUnavailable:
     """Translate an error of the system."""
     where = f" ({error.filename})" if error.filename else ""
     return StoreUnavailable(f"{error.strerror or error}{where}")
+
+
+def _is_part(some: Iterable[bytes], others: Iterable[bytes]) -> bool:
+    """Whether each of some is among the others, in the same order."""
+    rest = iter(others)
+    return all(one in rest for one in some)
 
 
 def _limit(snapshot_size: int) -> int:

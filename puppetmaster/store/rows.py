@@ -75,7 +75,8 @@ class SnapshotFile:
     def __init__(self, path: Path, descriptor: int, files: FileSystem) -> None:
         self.path = path
         self._descriptor, self._files = descriptor, files
-        weakref.finalize(self, _close_quietly, files, descriptor)
+        self.close = weakref.finalize(self, _close_quietly, files, descriptor)
+        """Closes it before its time; nobody may read from it any more."""
 
     @classmethod
     def open(cls, path: Path, files: FileSystem) -> SnapshotFile:

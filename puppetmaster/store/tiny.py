@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tinydb import TinyDB
 
 from puppetmaster.errors import StoreUnavailable
+from puppetmaster.store.compaction import Abandoned, Compaction
 from puppetmaster.store.files import FileSystem
 from puppetmaster.store.group import GroupCommit
 from puppetmaster.store.journal import Journal, Preparation
@@ -32,8 +34,9 @@ OnCommit = Callable[[float], None]
 class TinyStore:
     """A :class:`~puppetmaster.store.port.Store` in a folder, made by :meth:`open`.
 
-    All of it is for one thread, the loop's. The disk is touched in a thread of its own, which is given encoded
-    bytes and never sees what changes afterwards. A second one writes new snapshots, so that no commit waits for it.
+    What is asked of it is asked in one thread, the loop's. The disk is touched in a thread of its own, which is given
+    encoded bytes and never sees what changes afterwards. A second one writes new snapshots, so that no commit waits
+    for it: see :mod:`puppetmaster.store.compaction`.
     """
 
     def __init__(self, journal: Journal, on_commit: OnCommit | None = None) -> None:
@@ -46,13 +49,13 @@ class TinyStore:
         # From here on the ledger alone owns the tables.
         journal.tables = {}
         self._db = JournalDB(self._ledger)
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-store")
-        self._compactor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="puppetmaster-compaction")
-        self._is_compacting = False
-        """From the moment at which the rows are frozen until they are in the snapshot, or will not come to be there."""
-        self._preparing: Future[None] | None = None
-        """Reads the frozen rows until it is done; for the writer's thread."""
+        self._writer = _thread("puppetmaster-store")
+        self._compactor = _thread("puppetmaster-compaction")
+        self._compaction: Compaction | None = None
+        """The last one."""
         self._group = GroupCommit(self._depart)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Of the last commit."""
         self._quiet: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -70,7 +73,12 @@ class TinyStore:
         Raises StoreLocked when a process has it open, StoreCorrupt when a file is damaged or from a newer
         release (nothing was changed on disk), StoreUnavailable when the disk refuses.
         """
-        return cls(Journal(Path(directory), name, files), on_commit)
+        journal = Journal(Path(directory), name, files)
+        try:
+            return cls(journal, on_commit)
+        except RuntimeError as error:  # no thread can be started
+            journal.close()
+            raise StoreUnavailable(str(error)) from error
 
     @property
     def bytes_written(self) -> int:
@@ -112,9 +120,8 @@ class TinyStore:
             self.unavailable = error.reason
             raise
         self.unavailable = ""
-        if self._quiet is not None:
-            self._quiet.cancel()
-        self._quiet = asyncio.get_running_loop().call_later(QUIET, self._tidy)
+        self._loop = asyncio.get_running_loop()
+        self._expect_quiet()
 
     async def close(self) -> None:
         """See Store. What the journal holds goes to the snapshot, so that any TinyDB can read all of it."""
@@ -123,11 +130,14 @@ class TinyStore:
         self._ledger.close()
         if self._quiet is not None:
             self._quiet.cancel()
+        if self._compaction is not None:
+            self._compaction.abandon()
         try:
             await self._group.commit()
-            await self._compaction_ended()
+            if self._compaction is not None:
+                await asyncio.shield(asyncio.wrap_future(self._compaction.over))
             if self._journal.size:
-                await asyncio.wrap_future(self._writer.submit(self._rewrite_if_trusted, self._ledger.freeze()))
+                await asyncio.wrap_future(self._writer.submit(self._rewrite_if_trusted, self._freeze()))
         finally:
             # Waits for both: the lock must not be free while they write.
             self._compactor.shutdown(wait=True)
@@ -138,12 +148,21 @@ class TinyStore:
         table: JournalTable = self._db.table(name)  # type: ignore[assignment]
         return table
 
+    @property
+    def _is_compacting(self) -> bool:
+        return self._compaction is not None and not self._compaction.is_over
+
+    def _freeze(self) -> Tables:
+        """The tables as they are, for a new snapshot."""
+        assert self._compaction is None or self._compaction.has_read, "what is being read must not change"
+        return self._ledger.freeze()
+
     def _depart(self) -> Future[None]:
         """Hand to the writer what has gathered; see GroupCommit. No other write of a commit is under way now."""
         if not self._journal.trusted:
             # The tables hold all that was ever put, so what had gathered needs no writing of its own.
             self._ledger.take()
-            return self._writer.submit(self._write_anew, self._ledger.freeze())
+            return self._writer.submit(self._write_anew, self._freeze())
         if not self._ledger.changed:
             nothing: Future[None] = Future()
             nothing.set_result(None)
@@ -151,41 +170,41 @@ class TinyStore:
         frame = self._ledger.take()
         if self._is_compacting or not self._journal.is_oversized():
             return self._writer.submit(self._write, frame)
-        return self._writer.submit(self._write, frame, self._freeze())
+        self._compaction = Compaction(self._freeze())
+        return self._writer.submit(self._write, frame, self._compaction)
+
+    def _expect_quiet(self) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
+        if not self._ledger.closed:
+            self._quiet = asyncio.get_running_loop().call_later(QUIET, self._tidy)
 
     def _tidy(self) -> None:
         """Compact while nobody waits for the disk, if there is nothing to be written and it is worth it."""
         if self._ledger.closed or self._ledger.changed or self._group.is_under_way or self._is_compacting:
-            return
+            return  # a commit, or the end of the compaction, is followed by another look
         if self._journal.trusted and self._journal.is_worth_tidying():
-            self._writer.submit(self._begin_compaction, self._freeze())
-
-    def _freeze(self) -> Tables:
-        """The tables for a compaction. They hold what has been taken and nothing else."""
-        self._is_compacting = True
-        return self._ledger.freeze()
-
-    async def _compaction_ended(self) -> None:
-        """Return when no compaction is under way, if none is begun meanwhile. Its steps are in this order."""
-        for thread in (self._writer, self._compactor, self._writer):
-            await asyncio.wrap_future(thread.submit(_do_nothing))
+            self._compaction = Compaction(self._freeze())
+            self._writer.submit(self._begin, self._compaction)
 
     # These run in the writer's thread.
 
-    def _write(self, frame: Frame, tables: Tables | None = None) -> None:
-        """Write a commit, and then begin a compaction of these tables."""
+    def _write(self, frame: Frame, compaction: Compaction | None = None) -> None:
+        """Write a commit, and then begin a compaction."""
         begun = time.perf_counter()
         try:
             self._journal.append(frame)
         except BaseException:
             # Whoever hears of this freezes the rows anew, which must not change while they are read.
-            if self._preparing is not None:
-                wait([self._preparing])
-            self._is_compacting = False
+            if self._compaction is not None:
+                self._compaction.abandon()
+                self._compaction.wait_until_read()
+            if compaction is not None:
+                compaction.end()
             raise
+        if compaction is not None:
+            self._begin(compaction)
         self._tell(begun)
-        if tables is not None:
-            self._begin_compaction(tables)
 
     def _write_anew(self, tables: Tables) -> None:
         """Write all there is, after a failure."""
@@ -198,18 +217,40 @@ class TinyStore:
         if self._on_commit is not None:
             self._on_commit(time.perf_counter() - begun)
 
-    def _begin_compaction(self, tables: Tables) -> None:
-        # No frame is between these tables and this size: each is written here.
-        self._preparing = self._compactor.submit(self._compact, tables, self._journal.size)
-
-    def _end_compaction(self, tables: Tables, prepared: Preparation) -> None:
+    def _begin(self, compaction: Compaction) -> None:
+        # The frozen rows hold all frames up to this size and no other: each is written in this thread.
+        generation, since = self._journal.generation, self._journal.size
         try:
-            self._ledger.settle(tables, self._journal.switch(prepared))
+            compaction.begin(self._compactor.submit(self._compact, compaction, generation, since))
+        except RuntimeError as error:
+            self._refuse(compaction, error)
+
+    def _switch(self, compaction: Compaction, prepared: Preparation) -> None:
+        """Go over to the new snapshot."""
+        try:
+            self._ledger.settle(compaction.tables, self._journal.switch(prepared))
         except Exception as error:
-            _warn(error)
-        else:
+            self._refuse(compaction, error)
+            return
+        compaction.end()
+        self._look_again()
+        try:
             self._compactor.submit(self._journal.remove_predecessors)
-        self._is_compacting = False
+        except RuntimeError:  # the store is being closed
+            self._journal.remove_predecessors()
+
+    def _refuse(self, compaction: Compaction, error: BaseException) -> None:
+        """End a compaction that came to nothing, which harms nobody: the journal goes on, or all is written anew."""
+        if not isinstance(error, Abandoned):
+            _warn(error)
+        self._journal.postpone()
+        compaction.end()
+
+    def _look_again(self) -> None:
+        """Have the loop look once more whether there is anything to tidy: it did not while this was under way."""
+        with suppress(RuntimeError):  # the loop was closed
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._expect_quiet)
 
     def _rewrite_if_trusted(self, tables: Tables) -> None:
         """Write a new snapshot at the end. Its failure harms nobody: the journal has it all."""
@@ -225,23 +266,32 @@ class TinyStore:
 
     # This runs in the compactor's.
 
-    def _compact(self, tables: Tables, since: int) -> None:
-        """Write a new snapshot while commits go on, and have the writer go over to it between two of them.
+    def _compact(self, compaction: Compaction, generation: int, since: int) -> None:
+        """Write a new snapshot while commits go on, and have the writer go over to it between two of them."""
 
-        Its failure harms nobody: the journal goes on, or the next commit rewrites.
-        """
+        def check() -> None:
+            compaction.check()
+            self._journal.check_room()
+
         try:
-            prepared = self._journal.prepare(tables, since)
-        except Exception as error:
-            _warn(error)
-            self._is_compacting = False
+            prepared = self._journal.prepare(compaction.tables, check)
+            self._journal.follow(prepared, generation, since)
+        except BaseException as error:
+            self._writer.submit(self._refuse, compaction, error)
         else:
-            self._writer.submit(self._end_compaction, tables, prepared)
+            self._writer.submit(self._switch, compaction, prepared)
+
+
+def _thread(name: str) -> ThreadPoolExecutor:
+    """A thread that runs already: it is known now, and not in an hour, whether it can be started."""
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    executor.submit(_do_nothing)
+    return executor
 
 
 def _do_nothing() -> None:
-    """The work of a thread whose turn is waited for."""
+    """The first work of a thread."""
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: BaseException) -> None:
     log.warning("can't compact the store: %s", error, extra={"event": "compaction_failed"})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from puppetmaster.errors import FileUnavailable, StoreCorrupt, StoreUnavailable
 from puppetmaster.store import TinyStore, journal, rows
+from puppetmaster.store.compaction import Compaction
 from puppetmaster.store.rows import Rows
 from tests.store.faulty import FaultyFileSystem, QuickFileSystem, always
 from tests.store.workload import wait_for_threads
@@ -62,14 +63,13 @@ STEPS = st.one_of(
 def test_they_behave_like_a_dict_across_compactions_that_succeed_or_fail_and_restarts(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("store")
     model: dict[int, dict] = {}
-    begun = None
 
     async def scenario() -> None:
-        nonlocal begun
+        begun = None
         files = FaultyFileSystem()
         files.sync = files.sync_folder = lambda _: None
         store = TinyStore.open(folder, files=files)
-        for name, ids, value in steps:
+        for name, ids, value in [*steps, ("end", None, None)]:
             if begun and name in ("compact", "fail", "reopen"):
                 name = "end"
             if name == "put":
@@ -91,10 +91,12 @@ def test_they_behave_like_a_dict_across_compactions_that_succeed_or_fail_and_res
             elif name == "begin" and not begun:
                 await store.commit()
                 if store._journal.trusted:
-                    begun = store._freeze(), store._journal.size
+                    begun = store._compaction = Compaction(store._freeze())
+                    since = store._journal.generation, store._journal.size
             elif name == "end" and begun:
                 # What was put, removed and committed since the beginning came while the snapshot was written.
-                store._end_compaction(begun[0], store._journal.prepare(*begun))
+                store._compact(begun, *since)
+                wait_for_threads(store)
                 begun = None
             elif name == "reopen":
                 await store.close()

@@ -53,7 +53,7 @@ def rounds_in(store: TinyStore) -> int:
 
 
 def wait_for_threads(store: TinyStore) -> None:
-    """Wait for what was begun: a commit, the compaction that follows it, and its end."""
+    """Wait for what was begun: a commit, the compaction that follows it, its end, and the removal of old files."""
     for thread in (store._writer, store._compactor, store._writer, store._compactor):
         thread.submit(lambda: None).result()
 
