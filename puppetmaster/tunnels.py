@@ -268,7 +268,10 @@ class Tunnels:
         assert self._service is not None
         self.received += len(messages)
         answers = [answer for topic, payload in messages if (answer := self._read(topic, payload)) is not None]
-        self.seen([answer.destination for answer in answers])
+        try:
+            self.seen([answer.destination for answer in answers])
+        except Exception:  # a fault of ours, for which no answer is to suffer
+            logger.exception("devices could not be noted", extra={"event": "answer_failed"})
         for answer in answers:
             try:
                 if isinstance(answer, wire.Answer):

@@ -180,7 +180,7 @@ class Journal:
             return Preparation(generation, self._create_journal(generation), snapshot_size, stored)
         except BaseException:
             # The space is needed, by others and by the next attempt.
-            self._remove_files_of(generation)
+            self._remove_quietly(self._temporary)
             raise
 
     def follow(self, prepared: Preparation, generation: int, since: int) -> None:
@@ -232,8 +232,12 @@ class Journal:
 
     def abandon(self, prepared: Preparation) -> None:
         """Remove what was made for a generation that does not come to be."""
+        path = self._journal(prepared.generation)
+        with suppress(OSError):
+            if self._files.has_name(prepared.descriptor, path):  # or it is of a store that was put in place of this one
+                self._remove_quietly(path)
         self._close_quietly(prepared.descriptor)
-        self._remove_files_of(prepared.generation)
+        self._remove_quietly(self._temporary)
 
     def remove_predecessors(self) -> None:
         """Remove the journals of earlier generations: tens of milliseconds for a large one."""
@@ -383,11 +387,13 @@ class Journal:
             raise OSError(errno.ENOSPC, f"{free >> 20} MiB are left for commits", str(self._folder))
 
     def _create_journal(self, generation: int) -> int:
-        descriptor = self._files.open(self._journal(generation), _NEW_JOURNAL)
+        path = self._journal(generation)
+        descriptor = self._files.open(path, _NEW_JOURNAL)
         try:
             self._files.sync(descriptor)
         except BaseException:
             self._close_quietly(descriptor)
+            self._remove_quietly(path)
             raise
         return descriptor
 
@@ -416,11 +422,6 @@ class Journal:
     def _set_limits(self, snapshot_size: int) -> None:
         self._limit = _limit(snapshot_size)
         self._quiet_limit = max(MIN_QUIET_SIZE, snapshot_size // 8)
-
-    def _remove_files_of(self, generation: int) -> None:
-        """Remove what was made for a generation that does not come to be."""
-        self._remove_quietly(self._temporary)
-        self._remove_quietly(self._journal(generation))
 
     def _remove_leftovers(self) -> None:
         self._remove_quietly(self._temporary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
 from pathlib import Path
 
 from puppetmaster.errors import StoreCorrupt
@@ -12,7 +12,10 @@ from puppetmaster.store.frames import Replay
 from puppetmaster.store.port import Document
 
 ATTEMPTS = 5
-"""A compaction may come between the snapshot and its journal."""
+"""A compaction may come between the snapshot and its journal; when it is missing each time, there is none."""
+
+PAUSE = 0.02
+"""Seconds between two attempts, from the second on."""
 
 
 def peek(directory: Path, table: str, doc_id: int, name: str = "puppetmaster") -> Document | None:
@@ -23,21 +26,26 @@ def peek(directory: Path, table: str, doc_id: int, name: str = "puppetmaster") -
     """
     for attempt in range(ATTEMPTS):
         try:
-            return _peek(directory, table, doc_id, name)
-        except StoreCorrupt:
+            return _peek(directory, table, doc_id, name, is_last=attempt + 1 == ATTEMPTS)
+        except (StoreCorrupt, FileNotFoundError):
             if attempt + 1 == ATTEMPTS:
                 raise
+            time.sleep(PAUSE if attempt else 0.0)
     return None
 
 
-def _peek(directory: Path, table: str, doc_id: int, name: str) -> Document | None:
+def _peek(directory: Path, table: str, doc_id: int, name: str, *, is_last: bool) -> Document | None:
     try:
         found = snapshot.load(directory / f"{name}.json")
     except FileNotFoundError:
         return None
     path = directory / f"{name}.journal.{found.generation}"
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        Replay(file, path, path.stat().st_size, found.generation).run(found.tables)
+    try:
+        with path.open("rb") as file:
+            Replay(file, path, path.stat().st_size, found.generation).run(found.tables)
+    except FileNotFoundError:
+        if not is_last:
+            raise
     rows = found.tables.get(table)
     body = None if rows is None else rows.get(doc_id)
     return None if body is None else decode(body)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from puppetmaster.errors import StoreUnavailable
-from puppetmaster.store import TinyStore, journal
+from puppetmaster.store import TinyStore, journal, tiny
+from puppetmaster.store.compaction import Compaction
 from puppetmaster.store.group import GroupCommit
+from puppetmaster.store.tail import Tail
 from tests.store.faulty import FaultyFileSystem, QuickFileSystem, always, is_compactor
 from tests.store.workload import content_after, content_of, copy_files, put_round, wait_for_threads
 
@@ -201,6 +205,227 @@ def test_a_commit_that_fails_beside_a_compaction_ends_it_and_the_next_one_writes
         await store.close()
 
     asyncio.run(main())
+
+
+def test_a_commit_behind_a_rename_that_fails_is_written_another_way(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+
+    async def main() -> None:
+        files = HeldFileSystem("sync")
+        store = TinyStore.open(tmp_path / "live", files=files)
+        number = await commit_until_held(store, files)
+        is_renaming, let_go = threading.Event(), threading.Event()
+
+        def refuse(operation: str, _: int) -> None:
+            if operation == "replace":
+                is_renaming.set()
+                assert let_go.wait(60)
+                files.before = None
+                raise OSError(errno.EIO, "no")
+
+        files.before = refuse
+        files.let_go.set()
+        assert await asyncio.to_thread(is_renaming.wait, 60)
+        put_round(store, number + 1)
+        commits = [asyncio.create_task(store.commit()) for _ in range(3)]
+        await asyncio.sleep(0)
+        let_go.set()
+        await asyncio.wait_for(asyncio.gather(*commits), 60)
+        assert "can't compact the store" in caplog.text
+        assert look(copy_files(store, tmp_path / "live", tmp_path / "copy")) == content_after(number + 1)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_what_comes_during_a_compaction_is_tidied_when_it_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+    monkeypatch.setattr(journal, "MIN_QUIET_SIZE", 500)
+    monkeypatch.setattr(tiny, "QUIET", 0.01)
+
+    async def main() -> None:
+        files = HeldFileSystem("sync")
+        store = TinyStore.open(tmp_path, files=files)
+        number = await commit_until_held(store, files)
+        for number in range(number + 1, number + 10):  # noqa: B020
+            put_round(store, number)
+            await store.commit()
+        await asyncio.sleep(0.1)
+        files.before = None
+        files.let_go.set()
+        for _ in range(6000):
+            if not store._journal.size:
+                break
+            await asyncio.sleep(0.01)
+        assert store._journal.size == 0
+        assert content_of(store) == content_after(number)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_refused_compaction_is_tried_again_when_the_journal_has_grown(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+
+    async def main() -> None:
+        files = HeldFileSystem("sync")
+        store = TinyStore.open(tmp_path, files=files)
+        number = await commit_until_held(store, files)
+        for _ in range(10):
+            number += 1
+            put_round(store, number)
+            await store.commit()
+        files.before = lambda operation, _: refuse_compactor(operation)
+        files.let_go.set()
+        wait_for_threads(store)
+        refused = store._journal.size
+        while store._journal.size < refused + 600:
+            assert caplog.text.count("can't compact") == 1
+            number += 1
+            put_round(store, number)
+            await store.commit()
+            wait_for_threads(store)
+        for _ in range(2):
+            number += 1
+            put_round(store, number)
+            await store.commit()
+            wait_for_threads(store)
+        assert caplog.text.count("can't compact") == 2
+        files.before = None
+        await store.close()
+
+    asyncio.run(main())
+
+
+def refuse_compactor(operation: str) -> None:
+    if operation in ("open", "sync") and is_compactor():
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_compaction_leaves_room_for_commits(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+    free = [journal.RESERVE - 1]
+
+    class Full(FaultyFileSystem):
+        def free(self, folder: Path) -> int:
+            return free[0]
+
+    async def main() -> None:
+        store = TinyStore.open(tmp_path, files=Full())
+        for number in range(1, 10):
+            put_round(store, number)
+            await store.commit()
+            wait_for_threads(store)
+        assert "7 MiB are left for commits" in caplog.text
+        assert store._journal.generation == 1
+        assert not list(tmp_path.glob("*.tmp"))
+        free[0] = journal.RESERVE
+        for number in range(10, 20):
+            put_round(store, number)
+            await store.commit()
+            wait_for_threads(store)
+        assert store._journal.generation > 1
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_copying_ends_though_commits_come_as_fast(tmp_path, monkeypatch):
+    """Each round finds that more has come meanwhile; the rest is copied while commits wait."""
+    monkeypatch.setattr(journal, "SHORT_TAIL", 0)
+    copied = []
+
+    async def main() -> None:
+        store = TinyStore.open(tmp_path / "live", files=QuickFileSystem())
+        put_round(store, 1)
+        await store.commit()
+        compaction = store._compaction = Compaction(store._freeze())
+        generation, since = store._journal.generation, store._journal.size
+        copy = Tail.copy
+
+        def copy_and_commit(tail: Tail, end: int) -> None:
+            copy(tail, end)
+            copied.append(end)
+            put_round(store, len(copied) + 2)
+            store._writer.submit(store._write, store._ledger.take()).result()
+
+        put_round(store, 2)
+        await store.commit()
+        prepared = store._journal.prepare(compaction.tables)
+        monkeypatch.setattr(Tail, "copy", copy_and_commit)
+        store._journal.follow(prepared, generation, since)
+        monkeypatch.undo()
+        assert len(copied) == journal.ROUNDS
+        store._switch(compaction, prepared)
+        assert look(copy_files(store, tmp_path / "live", tmp_path / "copy")) == content_after(len(copied) + 2)
+        await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("operation", ["sync", "sync_folder"])
+def test_another_store_that_is_put_in_place_meanwhile_is_left_alone(tmp_path, monkeypatch, operation):
+    """Held before it makes the new journal, or after; the other store has a journal of the same generation."""
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+
+    async def make_other() -> None:
+        await TinyStore.open(tmp_path / "other", files=QuickFileSystem()).close()
+        store = TinyStore.open(tmp_path / "other", files=QuickFileSystem())
+        put_round(store, 1)
+        await store.close()
+        store = TinyStore.open(tmp_path / "other", files=QuickFileSystem())
+        assert store._journal.generation == 2
+        put_round(store, 2)
+        await store.commit()
+        store._journal.close()
+
+    async def main() -> None:
+        files = HeldFileSystem(operation)
+        store = TinyStore.open(tmp_path / "live", files=files)
+        await commit_until_held(store, files)
+        (tmp_path / "live").rename(tmp_path / "away")
+        shutil.copytree(tmp_path / "other", tmp_path / "live", ignore=shutil.ignore_patterns("*.lock"))
+        files.let_go.set()
+        wait_for_threads(store)
+        with suppress(StoreUnavailable):
+            await store.close()
+        assert look(tmp_path / "live") == content_after(2)
+
+    asyncio.run(make_other())
+    asyncio.run(main())
+
+
+def test_nothing_is_left_of_a_compaction_that_fails_in_any_way(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("none left")
+
+    async def main() -> None:
+        store = TinyStore.open(tmp_path, files=QuickFileSystem())
+        monkeypatch.setattr(Tail, "__init__", fail)
+        for number in range(1, 12):
+            put_round(store, number)
+            await store.commit()
+            wait_for_threads(store)
+        assert 1 < caplog.text.count("none left") < 11
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "puppetmaster.journal.1", "puppetmaster.json", "puppetmaster.lock",
+        ]  # fmt: skip
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_an_opening_that_can_start_no_thread_is_refused_and_lets_go(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(StoreUnavailable, match="can't start new thread"):
+            TinyStore.open(tmp_path)
+    asyncio.run(TinyStore.open(tmp_path).close())
 
 
 def test_a_commit_that_does_not_come_back_from_the_disk_ends_a_compaction(tmp_path, monkeypatch, caplog):

@@ -172,17 +172,28 @@ def test_what_a_killed_compaction_has_copied_is_removed(folder, cut):
     assert not (folder / "puppetmaster.journal.2").exists()
 
 
-@pytest.mark.parametrize("what", ["another commit", "a newer release", "another generation"])
+@pytest.mark.parametrize("what", ["another commit", "a newer release", "another generation", "another order"])
 def test_a_later_journal_with_anything_else_in_it_is_refused(folder, what):
     """Its snapshot is gone: somebody put an older one in its place."""
     others = {
         "another commit": [*frames_of(folder, 2), seal(b'["jobs",1,{"round":99}]\n', 2, FRAMES + 1)],
         "a newer release": [b"PMJ2 who knows"],
         "another generation": frames_of(folder, 3),
+        "another order": frames_of(folder, 2)[::-1],
     }
     (folder / "puppetmaster.journal.2").write_bytes(b"".join(others[what]))
     before = files_of(folder)
     with pytest.raises(StoreCorrupt, match="generation 2"):
+        look(folder)
+    assert files_of(folder) == before
+
+
+def test_a_damaged_journal_without_its_snapshot_is_kept(folder):
+    (folder / "puppetmaster.json").unlink()
+    path = folder / "puppetmaster.journal.1"
+    path.write_bytes(b"".join(frames_of(folder, 1)[:1])[:-3] + b"???")
+    before = files_of(folder)
+    with pytest.raises(StoreCorrupt):
         look(folder)
     assert files_of(folder) == before
 
