@@ -87,7 +87,8 @@ MAX_OVERHEAD = 10
 DENIED = "it does not take the user or the password"
 """Begins the reason where it is that."""
 
-_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""The option of a socket that has the system confirm at once what came; Linux has it."""
 
 MQTT_3_1_1 = MQTTv311
 """The older version, without limits and without reasons."""
@@ -188,10 +189,10 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._connection._last_data_in = time.monotonic()
-        if _QUICK_ACK is not None:
+        if QUICK_ACK is not None:
             # Holds for this once. Without it Mosquitto, which does not set TCP_NODELAY, sends a message that follows
             # an acknowledgement only when our system has confirmed that one, which takes it 40 ms.
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
         try:
             arrival = self._reader.read(data)
         except MalformedPacket as error:
