@@ -7,7 +7,8 @@
     compactor   write the snapshot; copy what is committed meanwhile to the new journal
     writer      between two commits: copy the rest, rename, go on with the new journal
 
-The writer ends it, whatever becomes of it. The rows may be frozen anew when the compactor has read them.
+The writer ends it, whatever becomes of it. Until the compactor has left it, nobody may freeze the rows anew, which it
+reads, or write all anew, for which the files would have the same names.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Compaction:
         self.tables = tables
         self.over: Future[None] = Future()
         """Done when it has ended, well or not."""
-        self._reading: Future[None] | None = None
+        self._work: Future[None] | None = None
+        """The compactor's."""
         self._abandoned = Event()
 
     @property
@@ -41,13 +43,13 @@ class Compaction:
         return self.over.done()
 
     @property
-    def has_read(self) -> bool:
-        """Whether the rows are not read any more."""
-        return self.is_over or (self._reading is not None and self._reading.done())
+    def has_left(self) -> bool:
+        """Whether the compactor touches neither the rows nor the files any more."""
+        return self.is_over or (self._work is not None and self._work.done())
 
-    def begin(self, reading: Future[None]) -> None:
-        """The compactor has it; its work is done when it has read the rows."""
-        self._reading = reading
+    def begin(self, work: Future[None]) -> None:
+        """The compactor has it."""
+        self._work = work
 
     def abandon(self) -> None:
         """Have it end soon."""
@@ -58,10 +60,10 @@ class Compaction:
         if self._abandoned.is_set():
             raise Abandoned
 
-    def wait_until_read(self) -> None:
-        """Return when the rows are not read any more. For the writer: nobody else hands them to the compactor."""
-        if self._reading is not None:
-            wait([self._reading])
+    def wait_until_left(self) -> None:
+        """Return when the compactor has left it. For the writer: nobody else hands it over meanwhile."""
+        if self._work is not None:
+            wait([self._work])
 
     def end(self) -> None:
         """It has ended; the rows are let go of."""

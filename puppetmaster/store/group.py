@@ -71,7 +71,10 @@ class GroupCommit:
         if is_free:
             # At once: the next round of the loop may be a millisecond away. Who comes too late shares the next one.
             self._take_off(boarding)
-        await waiter
+        try:
+            await waiter
+        finally:
+            del waiter  # its exception holds this frame, and all that the one below it held
 
     @property
     def _is_free(self) -> bool:
@@ -114,7 +117,11 @@ def _when_landed(
 ) -> None:
     """Call back on the loop, with what went wrong in the thread."""
     landed = asyncio.wrap_future(flight, loop=loop)
-    landed.add_done_callback(lambda future: callback(None if future.cancelled() else future.exception()))
+    landed.add_done_callback(lambda future: callback(_error_of(future)))
+
+
+def _error_of(future: asyncio.Future[None]) -> BaseException | None:
+    return asyncio.CancelledError() if future.cancelled() else future.exception()
 
 
 def _translate(error: BaseException) -> StoreUnavailable:

@@ -59,7 +59,8 @@ ROUNDS = 8
 come as fast as they are copied: then they wait for the rest."""
 
 RESERVE = 8 << 20
-"""Bytes of the disk that a compaction leaves to the commits beside it: one that finds it full gives the journal up."""
+"""Bytes of the disk that a compaction leaves to the commits beside it, or half of what is free where that is less: a
+commit that finds the disk full gives the journal up."""
 
 _NEW_SNAPSHOT = os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _NEW_JOURNAL = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
@@ -77,15 +78,20 @@ class Preparation:
     generation: int
     descriptor: int
     """Of the journal."""
+    file: SnapshotFile
     snapshot_size: int
     stored: Mapping[str, StoredRows]
     """The tables as they lie in the snapshot."""
     tail: Tail | None = None
-    """Copies what was appended meanwhile; none where nothing could be."""
+    """Copies what is appended meanwhile, from :meth:`Journal.follow` on; none where nothing is."""
 
 
 class Journal:
-    """The files of one store, locked against other processes. For one thread, but where it is said."""
+    """The files of one store, locked against other processes.
+
+    One thread writes. Others may ask how it is: :attr:`size` grows when a frame is on disk, and :attr:`trusted` is to
+    be read while nothing is being appended. What else may run in another thread says so.
+    """
 
     def __init__(self, directory: Path, name: str, files: FileSystem | None = None) -> None:
         """Open the files, or begin with ``<name>.json.factory`` or nothing; see :attr:`tables`.
@@ -147,9 +153,13 @@ class Journal:
         return self.size > self._quiet_limit
 
     def postpone(self) -> None:
-        """Let the journal grow before the next attempt: one that was refused is not made again with every commit."""
-        self._limit = self.size + MIN_COMPACTION_SIZE
-        self._quiet_limit = self.size + MIN_QUIET_SIZE
+        """Let the journal grow before the next attempt, as far as there is room: one that was refused is not made again
+        with every commit."""
+        free = MIN_COMPACTION_SIZE
+        with suppress(OSError):
+            free = self._files.free(self._folder)
+        self._limit = self.size + min(MIN_COMPACTION_SIZE, free // 2)
+        self._quiet_limit = self.size + min(MIN_QUIET_SIZE, free // 2)
 
     def rewrite(self, tables: Tables) -> Mapping[str, StoredRows]:
         """Replace snapshot and journal by a new generation with these tables; the journal can be trusted then.
@@ -162,7 +172,8 @@ class Journal:
         return stored
 
     # The same in steps, for a new generation that is written while frames are appended. The first two may run in
-    # another thread than the rest, and remove_predecessors too; never beside each other, or beside a rewrite.
+    # another thread than the rest, beside append alone. So may remove_predecessors, beside anything: a generation that
+    # is past does not come again.
 
     def prepare(self, tables: Tables, check: Callable[[], None] | None = None) -> Preparation:
         """Write the snapshot of a new generation, and an empty journal for it. Nothing in use changes.
@@ -176,18 +187,25 @@ class Journal:
         self._highest += 1
         generation = self._highest
         try:
-            snapshot_size, stored = self._write_snapshot(generation, tables, check)
-            return Preparation(generation, self._create_journal(generation), snapshot_size, stored)
+            file, snapshot_size, stored = self._write_snapshot(generation, tables, check)
+            try:
+                return Preparation(generation, self._create_journal(generation), file, snapshot_size, stored)
+            except BaseException:
+                file.close()
+                raise
         except BaseException:
             # The space is needed, by others and by the next attempt.
             self._remove_quietly(self._temporary)
             raise
 
-    def follow(self, prepared: Preparation, generation: int, since: int) -> None:
+    def follow(
+        self, prepared: Preparation, generation: int, since: int, check: Callable[[], None] | None = None
+    ) -> None:
         """Copy to the new journal what was appended since its tables were as they are in the snapshot.
 
         That was when this generation's journal had the size ``since``. What is appended from now on is left to
-        :meth:`switch`, which commits wait for. Raises OSError, and StoreCorrupt when a frame does not come back.
+        :meth:`switch`, which commits wait for. ``check`` is as in :meth:`prepare`. Raises OSError, and StoreCorrupt
+        when a frame does not come back.
         """
         try:
             if generation != self._generation:
@@ -200,7 +218,7 @@ class Journal:
             for _ in range(ROUNDS):
                 if self.size - tail.start <= SHORT_TAIL:
                     break
-                tail.copy(self.size)
+                tail.copy(self.size, check)
                 tail.sync()
         except BaseException:
             self.abandon(prepared)
@@ -226,6 +244,7 @@ class Journal:
             # Which of the two generations is on disk, nobody knows.
             self.trusted = False
             self._close_quietly(prepared.descriptor)
+            prepared.file.close()
             raise
         self._take_over(prepared)
         return prepared.stored
@@ -233,11 +252,15 @@ class Journal:
     def abandon(self, prepared: Preparation) -> None:
         """Remove what was made for a generation that does not come to be."""
         path = self._journal(prepared.generation)
-        with suppress(OSError):
+        try:
             if self._files.has_name(prepared.descriptor, path):  # or it is of a store that was put in place of this one
                 self._remove_quietly(path)
-        self._close_quietly(prepared.descriptor)
-        self._remove_quietly(self._temporary)
+        except OSError as error:
+            log.warning("can't delete %s: %s", path, error, extra={"event": "leftover_kept"})
+        finally:
+            self._close_quietly(prepared.descriptor)
+            prepared.file.close()
+            self._remove_quietly(self._temporary)
 
     def remove_predecessors(self) -> None:
         """Remove the journals of earlier generations: tens of milliseconds for a large one."""
@@ -364,7 +387,7 @@ class Journal:
 
     def _write_snapshot(
         self, generation: int, tables: Tables, check: Callable[[], None] | None
-    ) -> tuple[int, Mapping[str, StoredRows]]:
+    ) -> tuple[SnapshotFile, int, Mapping[str, StoredRows]]:
         descriptor = self._files.open(self._temporary, _NEW_SNAPSHOT)
         # It stays open, and is read from by whoever needs a document of it.
         file = SnapshotFile(self._snapshot, descriptor, self._files)
@@ -378,13 +401,17 @@ class Journal:
         except BaseException:
             file.close()  # as long as it is open, its space is taken, though it has no name
             raise
-        return writing.size, writing.stored(file)
+        return file, writing.size, writing.stored(file)
 
-    def check_room(self) -> None:
-        """Raise OSError when the disk has not the room for much more than some commits."""
+    def reserve(self) -> int:
+        """Bytes of the disk that a compaction which begins now is to leave to commits: see RESERVE. Raises OSError."""
+        return min(RESERVE, self._files.free(self._folder) // 2)
+
+    def check_room(self, reserve: int) -> None:
+        """Raise OSError when the disk has less room than that."""
         free = self._files.free(self._folder)
-        if free < RESERVE:
-            raise OSError(errno.ENOSPC, f"{free >> 20} MiB are left for commits", str(self._folder))
+        if free < reserve:
+            raise OSError(errno.ENOSPC, f"only {free >> 10} KiB are left for commits", str(self._folder))
 
     def _create_journal(self, generation: int) -> int:
         path = self._journal(generation)

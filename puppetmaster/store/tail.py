@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from puppetmaster.errors import StoreCorrupt
@@ -33,14 +34,17 @@ class Tail:
         self._files = files
         self._generation, self._target, self._next_generation = generation, target, next_generation
 
-    def copy(self, end: int) -> None:
+    def copy(self, end: int, check: Callable[[], None] | None = None) -> None:
         """Copy what lies before ``end``, where a frame ends that is on disk.
 
-        Raises OSError, and StoreCorrupt when what was written does not come back.
+        ``check`` is called before each frame, and may raise to end it. Raises OSError, and StoreCorrupt when what was
+        written does not come back.
         """
         source = self._files.open(self.path, os.O_RDONLY)
         try:
             while self.start < end:
+                if check is not None:
+                    check()
                 body = self._body(source)
                 frame = seal(body, self._next_generation, self.sequence + 1)
                 self._files.write_all(self._target, frame)

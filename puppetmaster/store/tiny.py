@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from tinydb import TinyDB
@@ -54,8 +53,6 @@ class TinyStore:
         self._compaction: Compaction | None = None
         """The last one."""
         self._group = GroupCommit(self._depart)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        """Of the last commit."""
         self._quiet: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -114,14 +111,13 @@ class TinyStore:
         """See Store."""
         if self._ledger.closed:
             raise StoreUnavailable("it was closed")
+        self._expect_quiet()
         try:
             await self._group.commit()
         except StoreUnavailable as error:
             self.unavailable = error.reason
             raise
         self.unavailable = ""
-        self._loop = asyncio.get_running_loop()
-        self._expect_quiet()
 
     async def close(self) -> None:
         """See Store. What the journal holds goes to the snapshot, so that any TinyDB can read all of it."""
@@ -134,6 +130,8 @@ class TinyStore:
             self._compaction.abandon()
         try:
             await self._group.commit()
+            while self._group.is_under_way:  # whoever had to board again
+                await self._group.commit()
             if self._compaction is not None:
                 await asyncio.shield(asyncio.wrap_future(self._compaction.over))
             if self._journal.size:
@@ -154,7 +152,7 @@ class TinyStore:
 
     def _freeze(self) -> Tables:
         """The tables as they are, for a new snapshot."""
-        assert self._compaction is None or self._compaction.has_read, "what is being read must not change"
+        assert self._compaction is None or self._compaction.has_left, "what is being read must not change"
         return self._ledger.freeze()
 
     def _depart(self) -> Future[None]:
@@ -167,38 +165,49 @@ class TinyStore:
             nothing: Future[None] = Future()
             nothing.set_result(None)
             return nothing
-        frame = self._ledger.take()
-        if self._is_compacting or not self._journal.is_oversized():
-            return self._writer.submit(self._write, frame)
-        self._compaction = Compaction(self._freeze())
-        return self._writer.submit(self._write, frame, self._compaction)
+        compaction = None
+        if self._journal.is_oversized() and not self._is_compacting:
+            # What has gathered is in it, and is written before it begins.
+            compaction = self._compaction = Compaction(self._freeze())
+        try:
+            return self._writer.submit(self._write, self._ledger.take(), compaction)
+        except BaseException:
+            self._journal.trusted = False  # what was taken is in the tables alone
+            if compaction is not None:
+                compaction.end()
+            raise
 
     def _expect_quiet(self) -> None:
         if self._quiet is not None:
             self._quiet.cancel()
-        if not self._ledger.closed:
-            self._quiet = asyncio.get_running_loop().call_later(QUIET, self._tidy)
+        self._quiet = asyncio.get_running_loop().call_later(QUIET, self._tidy)
 
     def _tidy(self) -> None:
         """Compact while nobody waits for the disk, if there is nothing to be written and it is worth it."""
-        if self._ledger.closed or self._ledger.changed or self._group.is_under_way or self._is_compacting:
-            return  # a commit, or the end of the compaction, is followed by another look
-        if self._journal.trusted and self._journal.is_worth_tidying():
-            self._compaction = Compaction(self._freeze())
-            self._writer.submit(self._begin, self._compaction)
+        if self._ledger.closed:
+            return
+        if self._ledger.changed or self._group.is_under_way or self._is_compacting:
+            self._expect_quiet()
+        elif self._journal.trusted and self._journal.is_worth_tidying():
+            compaction = self._compaction = Compaction(self._freeze())
+            try:
+                self._writer.submit(self._begin, compaction)
+            except RuntimeError:  # the interpreter is about to end
+                compaction.end()
+            self._expect_quiet()
 
     # These run in the writer's thread.
 
-    def _write(self, frame: Frame, compaction: Compaction | None = None) -> None:
+    def _write(self, frame: Frame, compaction: Compaction | None) -> None:
         """Write a commit, and then begin a compaction."""
         begun = time.perf_counter()
         try:
             self._journal.append(frame)
         except BaseException:
-            # Whoever hears of this freezes the rows anew, which must not change while they are read.
+            # Whoever hears of this freezes the rows anew, and writes them.
             if self._compaction is not None:
                 self._compaction.abandon()
-                self._compaction.wait_until_read()
+                self._compaction.wait_until_left()
             if compaction is not None:
                 compaction.end()
             raise
@@ -222,35 +231,26 @@ class TinyStore:
         generation, since = self._journal.generation, self._journal.size
         try:
             compaction.begin(self._compactor.submit(self._compact, compaction, generation, since))
-        except RuntimeError as error:
-            self._refuse(compaction, error)
+        except BaseException as error:
+            self._finish(compaction, error)
 
-    def _switch(self, compaction: Compaction, prepared: Preparation) -> None:
-        """Go over to the new snapshot."""
+    def _finish(self, compaction: Compaction, outcome: Preparation | BaseException) -> None:
+        """End a compaction: go over to the new snapshot, or say why there is none.
+
+        That there is none harms nobody: the journal goes on, or the next commit writes all anew.
+        """
         try:
-            self._ledger.settle(compaction.tables, self._journal.switch(prepared))
-        except Exception as error:
-            self._refuse(compaction, error)
-            return
-        compaction.end()
-        self._look_again()
-        try:
+            compaction.wait_until_left()  # it has, but for its last step
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._ledger.settle(compaction.tables, self._journal.switch(outcome))
             self._compactor.submit(self._journal.remove_predecessors)
-        except RuntimeError:  # the store is being closed
-            self._journal.remove_predecessors()
-
-    def _refuse(self, compaction: Compaction, error: BaseException) -> None:
-        """End a compaction that came to nothing, which harms nobody: the journal goes on, or all is written anew."""
-        if not isinstance(error, Abandoned):
-            _warn(error)
-        self._journal.postpone()
-        compaction.end()
-
-    def _look_again(self) -> None:
-        """Have the loop look once more whether there is anything to tidy: it did not while this was under way."""
-        with suppress(RuntimeError):  # the loop was closed
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._expect_quiet)
+        except BaseException as error:
+            self._journal.postpone()
+            if not isinstance(error, Abandoned):
+                _warn(error)
+        finally:
+            compaction.end()
 
     def _rewrite_if_trusted(self, tables: Tables) -> None:
         """Write a new snapshot at the end. Its failure harms nobody: the journal has it all."""
@@ -268,18 +268,22 @@ class TinyStore:
 
     def _compact(self, compaction: Compaction, generation: int, since: int) -> None:
         """Write a new snapshot while commits go on, and have the writer go over to it between two of them."""
-
-        def check() -> None:
-            compaction.check()
-            self._journal.check_room()
-
+        outcome: Preparation | BaseException
         try:
-            prepared = self._journal.prepare(compaction.tables, check)
-            self._journal.follow(prepared, generation, since)
+            reserve = self._journal.reserve()
+
+            def check() -> None:
+                compaction.check()
+                self._journal.check_room(reserve)
+
+            outcome = self._journal.prepare(compaction.tables, check)
+            self._journal.follow(outcome, generation, since, check)
         except BaseException as error:
-            self._writer.submit(self._refuse, compaction, error)
-        else:
-            self._writer.submit(self._switch, compaction, prepared)
+            outcome = error
+        try:
+            self._writer.submit(self._finish, compaction, outcome)
+        except RuntimeError:  # the interpreter is about to end
+            compaction.end()
 
 
 def _thread(name: str) -> ThreadPoolExecutor:

@@ -304,6 +304,7 @@ def refuse_compactor(operation: str) -> None:
 
 def test_a_compaction_leaves_room_for_commits(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+    monkeypatch.setattr(journal.Journal, "reserve", lambda self: journal.RESERVE)
     free = [journal.RESERVE - 1]
 
     class Full(FaultyFileSystem):
@@ -316,7 +317,7 @@ def test_a_compaction_leaves_room_for_commits(tmp_path, monkeypatch, caplog):
             put_round(store, number)
             await store.commit()
             wait_for_threads(store)
-        assert "7 MiB are left for commits" in caplog.text
+        assert "only 8191 KiB are left for commits" in caplog.text
         assert store._journal.generation == 1
         assert not list(tmp_path.glob("*.tmp"))
         free[0] = journal.RESERVE
@@ -326,6 +327,39 @@ def test_a_compaction_leaves_room_for_commits(tmp_path, monkeypatch, caplog):
             wait_for_threads(store)
         assert store._journal.generation > 1
         await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_small_disk_is_used_to_its_half(tmp_path):
+    class Small(FaultyFileSystem):
+        def free(self, folder: Path) -> int:
+            return 1 << 20
+
+    store = TinyStore.open(tmp_path, files=Small())
+    assert store._journal.reserve() == 1 << 19
+    store._journal.postpone()
+    assert store._journal._limit == store._journal.size + (1 << 19)
+    asyncio.run(store.close())
+
+
+def test_a_compaction_that_nobody_can_be_told_of_ends_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
+
+    def fail(*_: object) -> None:
+        raise ValueError("the log is closed")
+
+    async def main() -> None:
+        files = HeldFileSystem("sync")
+        store = TinyStore.open(tmp_path, files=files)
+        await commit_until_held(store, files)
+        files.before = lambda operation, _: refuse_compactor(operation)
+        monkeypatch.setattr(tiny, "_warn", fail)
+        files.let_go.set()
+        wait_for_threads(store)
+        assert not store._is_compacting
+        files.before = None
+        await asyncio.wait_for(store.close(), 60)
 
     asyncio.run(main())
 
@@ -343,11 +377,11 @@ def test_copying_ends_though_commits_come_as_fast(tmp_path, monkeypatch):
         generation, since = store._journal.generation, store._journal.size
         copy = Tail.copy
 
-        def copy_and_commit(tail: Tail, end: int) -> None:
+        def copy_and_commit(tail: Tail, end: int, check: object = None) -> None:
             copy(tail, end)
             copied.append(end)
             put_round(store, len(copied) + 2)
-            store._writer.submit(store._write, store._ledger.take()).result()
+            store._writer.submit(store._write, store._ledger.take(), None).result()
 
         put_round(store, 2)
         await store.commit()
@@ -356,7 +390,7 @@ def test_copying_ends_though_commits_come_as_fast(tmp_path, monkeypatch):
         store._journal.follow(prepared, generation, since)
         monkeypatch.undo()
         assert len(copied) == journal.ROUNDS
-        store._switch(compaction, prepared)
+        store._finish(compaction, prepared)
         assert look(copy_files(store, tmp_path / "live", tmp_path / "copy")) == content_after(len(copied) + 2)
         await store.close()
 
