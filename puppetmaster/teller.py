@@ -15,8 +15,8 @@ from puppetmaster.pacing import Pacing
 from puppetmaster.states import JOB_FINAL
 from puppetmaster.views import job_view
 
-Publish = Callable[[str, bytes, bool], None]
-"""Publishes a payload on a topic, retained or not."""
+Publish = Callable[[str, bytes, bool, Callable[[], bool] | None], None]
+"""Publishes a payload on a topic, retained or not; what is not wanted any more is not published a second time."""
 
 
 class Teller:
@@ -29,6 +29,8 @@ class Teller:
         self._instance = instance
         self._publish = publish
         self._pacing: Pacing[Document | None] = Pacing(self._say)
+        self._said: dict[int, int] = {}
+        """How many states of a job were retained."""
 
     def tell(self, change: Change, job_id: int, document: Document | None) -> None:
         """A job changed, and the document of it is on disk; none when it was removed."""
@@ -45,18 +47,26 @@ class Teller:
 
     def retain(self, job_id: int, document: Document) -> None:
         """Retain a job's state without an event: after a start, for whoever comes to watch."""
-        self._publish(wire.job_topic(self._instance, job_id), wire.encode(job_view(job_id, document)), True)
+        self._retain(job_id, wire.encode(job_view(job_id, document)))
 
     def forget(self, job_id: int | str) -> None:
         """Take the retained state of a job away."""
-        self._publish(wire.job_topic(self._instance, job_id), b"", True)
+        self._publish(wire.job_topic(self._instance, job_id), b"", True, None)
 
     def _say(self, change: Change, job_id: int, document: Document | None) -> None:
         resource = f"/jobs/{job_id}"
         if document is None:
-            self._publish(wire.CONTROLLER_TOPIC, wire.event(change.value, resource, {"id": job_id}), False)
+            self._publish(wire.CONTROLLER_TOPIC, wire.event(change.value, resource, {"id": job_id}), False, None)
+            self._said.pop(job_id, None)
             self.forget(job_id)
             return
         view = job_view(job_id, document)
-        self._publish(wire.CONTROLLER_TOPIC, wire.event(change.value, resource, view), False)
-        self._publish(wire.job_topic(self._instance, job_id), wire.encode(view), True)
+        self._publish(wire.CONTROLLER_TOPIC, wire.event(change.value, resource, view), False, None)
+        self._retain(job_id, wire.encode(view))
+
+    def _retain(self, job_id: int, payload: bytes) -> None:
+        # Where a connection breaks, the broker may have this one and those after it, and nobody knows. What is
+        # published again then is the newest alone: a watcher must not see an older one behind it.
+        self._said[job_id] = number = self._said.get(job_id, 0) + 1
+        self._publish(wire.job_topic(self._instance, job_id), payload, True,
+                      lambda: self._said.get(job_id) == number)

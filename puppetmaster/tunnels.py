@@ -313,8 +313,10 @@ class Tunnels:
 
     # Reports
 
-    def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
-        self._bus.publish(topic, payload, retain=retain)
+    def _publish(
+        self, topic: str, payload: bytes, retain: bool, wanted: Callable[[], bool] | None = None
+    ) -> None:
+        self._bus.publish(topic, payload, retain=retain, wanted=wanted)
 
     def _publish_presence(self, connection: str) -> None:
         dropped = dict(self._service.dropped) if self._service is not None else {}

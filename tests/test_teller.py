@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -23,9 +24,13 @@ class Watcher:
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, str, Any, bool]] = []
+        self.wanted: list[Any] = []
+        """Of each state that was retained, whether it would be published again."""
         self.teller = Teller("me", self.publish)
 
-    def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+    def publish(self, topic: str, payload: bytes, retain: bool, wanted: Callable[[], bool] | None) -> None:
+        if retain and payload:
+            self.wanted.append(wanted)
         now = asyncio.get_running_loop().time()
         self.heard.append((now, topic, json.loads(payload) if payload else None, retain))
 
@@ -52,6 +57,22 @@ def document(job_id: int, done: int, status: JobStatus = JobStatus.DISPATCHING) 
     job.counts[RequestStatus.RESOLVED] = done
     job.counts[RequestStatus.CREATED] = 1_000 - done
     return job_to_document(job)
+
+
+def test_only_the_newest_state_of_a_job_would_be_published_again() -> None:
+    """After a connection broke the broker may have the newer ones, and a watcher must not see an older one behind."""
+
+    async def main() -> None:
+        watcher = Watcher()
+        watcher.tell(Change.CREATED)
+        watcher.teller.retain(8, document(8, 5))
+        assert [wanted() for wanted in watcher.wanted] == [True, True]
+        watcher.tell(Change.CHANGED, done=1_000, status=JobStatus.RESOLVED)
+        assert [wanted() for wanted in watcher.wanted] == [False, True, True]
+        watcher.tell(Change.REMOVED)
+        assert [wanted() for wanted in watcher.wanted] == [False, True, False]
+
+    run(main())
 
 
 def test_a_change_is_told_as_an_event_and_retained() -> None:

@@ -340,7 +340,6 @@ def test_what_a_journal_holds_goes_to_the_snapshot_when_there_is_nothing_else_to
 
 def test_nothing_is_compacted_by_the_way_that_is_not_committed(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "MIN_QUIET_SIZE", 0)
-    monkeypatch.setattr("puppetmaster.store.tiny.QUIET", 0.0)
 
     async def main() -> None:
         store = TinyStore.open(tmp_path, files=QuickFileSystem())
@@ -348,8 +347,13 @@ def test_nothing_is_compacted_by_the_way_that_is_not_committed(tmp_path, monkeyp
         await store.commit()
         size = store._journal.size
         store.put("requests", {2: text(2)})
-        await asyncio.sleep(0.05)
+        store._tidy()
+        wait_for_threads(store)
         assert store._journal.size == size
+        await store.commit()
+        store._tidy()
+        wait_for_threads(store)
+        assert store._journal.size == 0
         await store.close()
 
     asyncio.run(main())
