@@ -65,11 +65,14 @@ def test_only_the_newest_state_of_a_job_would_be_published_again() -> None:
     async def main() -> None:
         watcher = Watcher()
         watcher.tell(Change.CREATED)
+        watcher.teller.flush()
         watcher.teller.retain(8, document(8, 5))
         assert [wanted() for wanted in watcher.wanted] == [True, True]
         watcher.tell(Change.CHANGED, done=1_000, status=JobStatus.RESOLVED)
+        watcher.teller.flush()
         assert [wanted() for wanted in watcher.wanted] == [False, True, True]
         watcher.tell(Change.REMOVED)
+        watcher.teller.flush()
         assert [wanted() for wanted in watcher.wanted] == [False, True, False]
 
     run(main())

@@ -409,5 +409,6 @@ def test_the_disk_is_touched_in_threads_of_the_store_alone(tmp_path, caplog, mon
     threads.clear()
     put_round(store, 1)
     asyncio.run(store.commit())
+    wait_for_threads(store)
     asyncio.run(store.close())
     assert threads == {"puppetmaster-store_0", "puppetmaster-compaction_0"}
