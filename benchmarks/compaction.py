@@ -19,7 +19,7 @@ from benchmarks.stored import WAVE
 from puppetmaster import loop
 from puppetmaster.documents import REQUESTS
 from puppetmaster.store import TinyStore
-from puppetmaster.store.files import FileSystem
+from puppetmaster.store.files import SystemFiles
 
 HEARTBEAT = 0.001
 """Seconds that the task sleeps whose delay is the pause of the loop."""
@@ -34,10 +34,11 @@ ANSWER_BYTES = 1_000
 """Large, so that the journal grows quickly."""
 
 
-class WatchedFiles(FileSystem):
+class WatchedFiles(SystemFiles):
     """Notes when a compaction begins, and when it has ended; the store's threads call it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.begun = self.ended = 0.0
         self._is_renamed = False
         self.size = 0

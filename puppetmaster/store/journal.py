@@ -34,7 +34,7 @@ from pathlib import Path
 
 from puppetmaster.errors import StoreCorrupt, StoreLocked, StoreUnavailable
 from puppetmaster.store import snapshot
-from puppetmaster.store.files import FileSystem, Lock
+from puppetmaster.store.files import FileSystem, Lock, SystemFiles
 from puppetmaster.store.frames import MAX_BODY_SIZE, Replay, encode_frame, frame_digests
 from puppetmaster.store.ledger import Frame, Tables
 from puppetmaster.store.rows import Rows, SnapshotFile, StoredRows
@@ -100,7 +100,7 @@ class Journal:
         file can't be made, read or written.
         """
         self._folder, self._name = directory, name
-        self._files = files or FileSystem()
+        self._files = files or SystemFiles()
         self._snapshot = directory / f"{name}.json"
         self._temporary = directory / f"{name}.json.tmp"
         self._descriptor: int | None = None
@@ -379,8 +379,7 @@ class Journal:
     def _write_frame(self, descriptor: int, data: bytes) -> None:
         if len(data) > MAX_BODY_SIZE:
             raise OSError(f"{len(data)} bytes are too many for one frame")
-        self._files.write_all(descriptor, data)
-        self._files.sync(descriptor)
+        self._files.write_synced(descriptor, data, self.size)
         self._sequence += 1
         self.size += len(data)
         self.bytes_written += len(data)

@@ -29,7 +29,7 @@ from tests.faults.power import Control, PowerFiles, after_a_cut
 def steer_files(control: Control) -> None:
     """Put every store of this process on the power layer."""
     after_a_cut(Path(os.environ["PUPPETMASTER_DATA"]))
-    journal.FileSystem = lambda: PowerFiles(control)  # type: ignore[misc, assignment]
+    journal.SystemFiles = lambda: PowerFiles(control)  # type: ignore[misc, assignment]
     least = control.read().get("compact")
     if least:
         # However large the snapshot is.
@@ -85,14 +85,14 @@ def no_fsync() -> None:
         def sync(self, descriptor: int) -> None:
             return
 
-    made = journal.FileSystem
+    made = journal.SystemFiles
 
     def careless() -> FileSystem:
         files = made()
         files.__class__ = Careless
         return files
 
-    journal.FileSystem = careless  # type: ignore[misc, assignment]
+    journal.SystemFiles = careless  # type: ignore[misc, assignment]
 
 
 def believe_anyone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from puppetmaster.errors import StoreLocked, StoreUnavailable
 from puppetmaster.store import TinyStore, journal
+from puppetmaster.store.files import SystemFiles
 from tests.store.faulty import FaultyFileSystem, PowerlessFileSystem, QuickFileSystem, always, once
 from tests.store.workload import (
     ROUNDS,
@@ -65,7 +67,7 @@ def test_a_kill_at_any_step_loses_nothing_that_was_acknowledged(tmp_path, when, 
         assert acknowledged <= look(folder) <= acknowledged + 1
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["fdatasync", "fsync", "rename", "pwritev2"])
 def test_a_kill_at_the_system_call_itself_loses_nothing(tmp_path, call):
     """The same with the real thing: no code of ours decides where it dies."""
     if not shutil.which("strace"):
@@ -386,3 +388,29 @@ def test_another_store_in_the_place_of_the_folder_is_not_overwritten(tmp_path):
         await again.close()
 
     asyncio.run(main())
+
+
+def test_a_commit_is_one_call_and_two_where_the_system_has_no_such_call(tmp_path, monkeypatch):
+    offsets = []
+
+    def written(files: SystemFiles) -> bytes:
+        descriptor = files.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        offset = os.fstat(descriptor).st_size
+        files.write_synced(descriptor, b"one two ", offset)
+        files.close(descriptor)
+        return (tmp_path / "file").read_bytes()
+
+    def stutter(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        assert flags == os.RWF_DSYNC
+        offsets.append(offset)
+        return os.write(descriptor, buffers[0][:5])
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    assert written(SystemFiles()) == b"one two "
+    monkeypatch.setattr(os, "pwritev", stutter)
+    assert written(SystemFiles()) == b"one two " * 2
+    assert offsets == [8, 13]
+    monkeypatch.setattr(os, "pwritev", refuse)
+    assert written(SystemFiles()) == b"one two " * 3
