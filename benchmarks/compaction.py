@@ -27,8 +27,15 @@ HEARTBEAT = 0.001
 CHANGED = 20_000
 """Requests that change, over and over, each time with an answer of :data:`ANSWER_BYTES`."""
 
+PACE = 0.01
+"""Seconds from one wave of changes to the next, at the least: 25,000 requests a second. As fast as it goes, the journal
+would be due for the next compaction when one has ended."""
+
 LEAST_WAVES = 5
 """Changes before a compaction, with which those beside it are compared."""
+
+ATTEMPTS = 10
+"""Compactions after which there has to have been one with so many before it."""
 
 ANSWER_BYTES = 1_000
 """Large, so that the journal grows quickly."""
@@ -112,8 +119,9 @@ class Load:
         self._store.put(REQUESTS, {ident: {**self._bodies[ident], "result": answer} for ident in some})
         begun = time.perf_counter()
         await self._store.commit()
-        now = time.perf_counter()
-        self.commits.append((now, now - begun))
+        seconds = time.perf_counter() - begun
+        self.commits.append((begun + seconds, seconds))
+        await asyncio.sleep(max(0.0, PACE - seconds))
 
 
 async def main(folder: Path, first_id: int, rounds: int) -> None:
@@ -130,9 +138,11 @@ async def main(folder: Path, first_id: int, rounds: int) -> None:
 
 
 async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: Heart) -> dict[str, float]:
-    """One of them, with some commits before it."""
-    begins: list[float] = []
-    while len(begins) < LEAST_WAVES:
+    """One of them, with some commits before it.
+
+    :raises RuntimeError: when one follows right after the other.
+    """
+    for _ in range(ATTEMPTS):
         heart.beats.clear()
         load.commits.clear()
         earlier, begins = files.ended, [time.perf_counter()]
@@ -141,6 +151,10 @@ async def compaction(store: TinyStore, files: WatchedFiles, load: Load, heart: H
             begins.append(time.perf_counter())
         while files.ended <= files.begun:
             await load.wave()
+        if len(begins) > LEAST_WAVES:
+            break
+    else:
+        raise RuntimeError("the store compacts all the time")
     # What the loop does before it hands over to the store's thread counts too: in the wave before.
     departed = max(begin for begin in begins if begin < files.begun)
     await asyncio.sleep(10 * HEARTBEAT)  # the heart beats once more
