@@ -43,6 +43,8 @@ async def watch(client: DocumentClient, job_id: int, *, json: bool) -> Document:
 
     async def tell() -> None:
         await asyncio.sleep(TURN)
+        while not last:  # a slow answer is no reason to be silent for good
+            await asyncio.sleep(TURN)
         await tell_turn(client, last)
 
     telling = None if json else asyncio.create_task(tell(), name="turn")
