@@ -40,11 +40,11 @@ class View(Protocol):
 async def watch(client: DocumentClient, job_id: int, *, json: bool) -> Document:
     """Show a job until it has ended or was removed; its last state. Says when there is no word on it for a while."""
     last: Document = {}
+    is_known = asyncio.Event()
 
     async def tell() -> None:
         await asyncio.sleep(TURN)
-        while not last:  # a slow answer is no reason to be silent for good
-            await asyncio.sleep(TURN)
+        await is_known.wait()  # a slow answer is no reason to be silent for good
         await tell_turn(client, last)
 
     telling = None if json else asyncio.create_task(tell(), name="turn")
@@ -53,6 +53,7 @@ async def watch(client: DocumentClient, job_id: int, *, json: bool) -> Document:
             async for job in client.watch(job_id, told=_tell):
                 view.show(job)
                 last = job
+                is_known.set()
     finally:
         if telling is not None:
             telling.cancel()
