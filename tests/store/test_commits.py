@@ -131,15 +131,16 @@ class HeldFileSystem(FaultyFileSystem):
             assert self.let_go.wait(60)
 
 
-async def commit_until_held(store: TinyStore, files: HeldFileSystem) -> int:
-    """Commit rounds until a compaction is under way; how many."""
-    number = 0
+async def being_compacted(folder: Path, operation: str) -> tuple[TinyStore, HeldFileSystem, int]:
+    """A new store with a compaction under way that is held at an operation, and how many rounds were committed."""
+    files = HeldFileSystem(operation)
+    store, number = TinyStore.open(folder, files=files), 0
     while not files.is_held.is_set():
         number += 1
         put_round(store, number)
         await store.commit()
         await asyncio.sleep(0.001)
-    return number
+    return store, files, number
 
 
 def look(folder: Path) -> dict:
@@ -156,9 +157,7 @@ def test_commits_go_on_while_a_snapshot_is_written(tmp_path, monkeypatch, operat
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
 
     async def main() -> None:
-        files = HeldFileSystem(operation)
-        store = TinyStore.open(tmp_path / "live", files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path / "live", operation)
         for _ in range(9):
             number += 1
             put_round(store, number)
@@ -184,9 +183,7 @@ def test_a_commit_that_fails_beside_a_compaction_ends_it_and_the_next_one_writes
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path / "live", files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path / "live", "sync")
         put_round(store, number + 1)
         files.after = always("write")
         commit = asyncio.create_task(store.commit())
@@ -211,9 +208,7 @@ def test_a_commit_behind_a_rename_that_fails_is_written_another_way(tmp_path, mo
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path / "live", files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path / "live", "sync")
         is_renaming, let_go = threading.Event(), threading.Event()
 
         def refuse(operation: str, _: int) -> None:
@@ -244,9 +239,7 @@ def test_what_comes_during_a_compaction_is_tidied_when_it_has_ended(tmp_path, mo
     monkeypatch.setattr(tiny, "QUIET", 0.01)
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path, files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path, "sync")
         for number in range(number + 1, number + 10):  # noqa: B020
             put_round(store, number)
             await store.commit()
@@ -268,9 +261,7 @@ def test_a_refused_compaction_is_tried_again_when_the_journal_has_grown(tmp_path
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path, files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path, "sync")
         for _ in range(10):
             number += 1
             put_round(store, number)
@@ -350,9 +341,7 @@ def test_a_compaction_that_nobody_can_be_told_of_ends_all_the_same(tmp_path, mon
         raise ValueError("the log is closed")
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path, files=files)
-        await commit_until_held(store, files)
+        store, files, _ = await being_compacted(tmp_path, "sync")
         files.before = lambda operation, _: refuse_compactor(operation)
         monkeypatch.setattr(tiny, "_warn", fail)
         files.let_go.set()
@@ -414,9 +403,7 @@ def test_another_store_that_is_put_in_place_meanwhile_is_left_alone(tmp_path, mo
         store._journal.close()
 
     async def main() -> None:
-        files = HeldFileSystem(operation)
-        store = TinyStore.open(tmp_path / "live", files=files)
-        await commit_until_held(store, files)
+        store, files, _ = await being_compacted(tmp_path / "live", operation)
         (tmp_path / "live").rename(tmp_path / "away")
         shutil.copytree(tmp_path / "other", tmp_path / "live", ignore=shutil.ignore_patterns("*.lock"))
         files.let_go.set()
@@ -466,9 +453,7 @@ def test_a_commit_that_does_not_come_back_from_the_disk_ends_a_compaction(tmp_pa
     monkeypatch.setattr(journal, "MIN_COMPACTION_SIZE", 600)
 
     async def main() -> None:
-        files = HeldFileSystem("sync")
-        store = TinyStore.open(tmp_path / "live", files=files)
-        number = await commit_until_held(store, files)
+        store, files, number = await being_compacted(tmp_path / "live", "sync")
         put_round(store, number + 1)
         await store.commit()
         path = tmp_path / "live" / "puppetmaster.journal.1"
